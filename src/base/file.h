@@ -1,0 +1,60 @@
+// Files: whole reads, memory maps, and writes that either finish or leave the old file untouched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace rhetor {
+
+// Reads a whole file. Fails with Error{io|not_found}; Error{resource} if larger than `limit` bytes.
+std::string read_file(const std::filesystem::path& path, std::uint64_t limit = std::uint64_t{1} << 33);
+
+// A read-only memory map of a whole file; an empty file maps to an empty span. Immutable, thread-safe.
+class MappedFile {
+ public:
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  MappedFile() = default;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  std::filesystem::path path_;
+};
+
+// Writes to "<path>.tmp.<pid>.<n>", flushes it to the disk and renames it over `path` on commit(); a crash, a full disk
+// or a missing commit() leaves the former file as it was and removes the temporary one.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+};
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view content);
+
+// XXH3 64-bit hash of bytes: checksums of plan files and checkpoints.
+std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
+inline std::uint64_t hash64(std::string_view text, std::uint64_t seed = 0) {
+  return hash64(std::as_bytes(std::span(text.data(), text.size())), seed);
+}
+
+}  // namespace rhetor

@@ -1,0 +1,46 @@
+// rhetor bench ops|model|train|generate.
+#include "base/error.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "measure/bench.h"
+
+namespace rhetor {
+
+int cmd_bench(int argc, const char* const* argv) {
+  std::string what, json;
+  BenchOptions options;
+  std::int64_t threads = 0;
+  Args args("bench", "Measures. Every row carries its floor: the time that operations and bytes alone would take on this machine.",
+            "  rhetor bench ops --filter matmul\n"
+            "  rhetor bench model --model bert-base --device cpu --dtype f32 --seq 128 --batch 1 --threads 2 --json result.json\n"
+            "  rhetor bench train --model gpt2-124m --seq 256 --batch 2 --dtype bf16\n"
+            "  rhetor bench generate --model gpt2-124m --dtype int8 --prompt 128 --tokens 64");
+  args.positional("what", what, "ops, model, train or generate")
+      .option("--model", options.model, "preset (random weights) or model folder")
+      .choice("--device", options.device, "where to run", {"cpu"})
+      .choice("--dtype", options.dtype, "precision of contractions", {"f32", "bf16", "int8"})
+      .option("--seq", options.seq, "tokens a sequence", 1, 1 << 20)
+      .option("--batch", options.batch, "sequences", 1, 1 << 16)
+      .option("--prompt", options.prompt, "generate: prompt tokens", 1, 1 << 20)
+      .option("--tokens", options.tokens, "generate: new tokens", 1, 1 << 20)
+      .option("--filter", options.filter, "ops: only names that contain this")
+      .option("--seconds", options.seconds, "measuring time a row", 0.01, 3600.0)
+      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
+      .option("--json", json, "write the result to this file");
+  if (!args.parse(argc, argv)) return 0;
+  options.threads = static_cast<int>(threads);
+  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  BenchResult result;
+  if (what == "ops") result = bench_ops(options);
+  else if (what == "model") result = bench_model(options);
+  else if (what == "train") result = bench_train(options);
+  else if (what == "generate") result = bench_generate(options);
+  else fail("rhetor bench {}: unknown; measure ops, model, train or generate", what);
+  fmt::print("{}", to_table(result));
+  if (!json.empty()) write_file_atomic(json, to_json(result));
+  return 0;
+}
+
+}  // namespace rhetor

@@ -1,0 +1,198 @@
+// rhetor quickstart: text in, a trained, compressed, compiled, answering model out.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/quickstart_report.h"
+#include "data/batches.h"
+#include "data/corpus.h"
+#include "generate/plan_model.h"
+#include "passes/memory.h"
+
+namespace rhetor {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
+
+struct Source {
+  std::vector<std::string> files;
+  std::string name, folder;
+  std::uint64_t bytes = 0;
+  bool shipped = false;   // the text written for Rhetor: it holds dialogues
+};
+
+// The run folder's name carries a hash of the text, so another text never continues this one's training.
+Source source_of(const std::vector<std::string>& texts) {
+  Source source;
+  source.shipped = texts.empty();
+  source.files = texts.empty() ? std::vector<std::string>{resource("stories/harbour.txt").string()} : texts;
+  std::uint64_t hash = 0;
+  for (std::string& file : source.files) {
+    file = fs::absolute(file).string();
+    const auto mapped = MappedFile::open(file);
+    if (mapped->bytes().empty()) fail("'{}' is empty; the quickstart needs a text of at least a few kilobytes", file);
+    hash = hash64(mapped->bytes(), hash + 1);
+    source.bytes += mapped->bytes().size();
+  }
+  const std::string stem = fs::path(source.files[0]).stem().string();
+  source.name = source.shipped ? "the harbour stories" : stem + (source.files.size() > 1 ? fmt::format(" and {} more", source.files.size() - 1) : "");
+  source.folder = source.shipped ? "quickstart" : fmt::format("quickstart-{}-{:08x}", stem, static_cast<std::uint32_t>(hash));
+  return source;
+}
+
+Recipe quickstart_recipe(const Source& source, const fs::path& folder, double minutes) {
+  Recipe recipe;
+  recipe.family = "gpt2";
+  recipe.layers = 4;
+  recipe.hidden = 192;
+  recipe.heads = 6;
+  recipe.context = 256;
+  recipe.vocab = 1024;
+  recipe.files = source.files;
+  recipe.validation = 0.03;
+  recipe.batch = 16;
+  recipe.seq = 128;
+  recipe.lr = 2e-3;
+  recipe.minutes = minutes;
+  recipe.validate_every = 100;
+  recipe.checkpoint_every = 200;
+  recipe.folder = folder.string();
+  return recipe;
+}
+
+// Prompts that fit the text: questions for the shipped dialogues, openings of the user's own paragraphs otherwise.
+std::vector<std::string> prompts_for(const Source& source) {
+  if (source.shipped) return {"Hello!", "What is Rhetor?", "Who keeps the lighthouse?"};
+  Corpus corpus({source.files.begin(), source.files.end()});
+  std::vector<std::string> prompts;
+  std::string document;
+  while (prompts.size() < 3 && corpus.next(document)) {
+    for (const std::size_t share : {0u, 1u, 2u}) {
+      std::size_t begin = document.size() * share / 3;
+      while (begin > 0 && begin < document.size() && document[begin - 1] != ' ' && document[begin - 1] != '\n') ++begin;
+      const std::string words = document.substr(begin, 60);
+      const std::size_t cut = words.find_last_of(" \n");
+      if (cut != std::string::npos && cut > 10 && prompts.size() < 3) prompts.push_back(words.substr(0, cut));
+    }
+  }
+  return prompts;
+}
+
+QuickstartAnswer ask(const LanguageModel& model, const std::string& prompt, bool chat) {
+  Sampling sampling;
+  sampling.temperature = chat ? 0.0 : 0.7;
+  sampling.top_k = 40;
+  sampling.seed = 7;
+  sampling.max_tokens = 80;
+  fmt::print("{}{}", chat ? "\n> " : "\n", prompt + (chat ? "\n" : ""));
+  const std::string text = chat ? render_chat({{"user", prompt}}, true) : prompt;
+  const Generation result = generate(model, model.tokenizer()->encode(text, chat), sampling, [](std::string_view piece) {
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    return std::fflush(stdout) == 0;
+  });
+  fmt::print("\n");
+  return {prompt, result.text, result.first_token_ms, result.tokens_per_s()};
+}
+
+bool is_fresh(const fs::path& made, const fs::path& from) {
+  std::error_code missing;
+  const auto made_at = fs::last_write_time(made, missing);
+  if (missing) return false;
+  const auto from_at = fs::last_write_time(from, missing);
+  return !missing && made_at >= from_at;
+}
+
+}  // namespace
+
+int cmd_quickstart(int argc, const char* const* argv) {
+  std::vector<std::string> texts;
+  std::string runs = "runs", report = "report.html", json;
+  double minutes = 1.7;
+  bool fresh = false;
+  std::int64_t threads = 0;
+  Args args("quickstart",
+            "Trains a tokenizer and a small GPT on a text, quantises it to int8, compiles it to a plan file, answers a few prompts\n"
+            "and writes report.html. Run again, it reuses what is there.",
+            "  rhetor quickstart\n  rhetor quickstart my-notes.txt\n  rhetor quickstart book1.txt book2.txt.gz --minutes 5");
+  args.positionals("text", texts, "text or JSONL files, plain or compressed (default: the stories that ship with Rhetor)", false)
+      .option("--minutes", minutes, "training time", 0.02, 10000.0)
+      .option("--runs", runs, "folder for the results")
+      .option("--report", report, "report to write")
+      .flag("--fresh", fresh, "train anew")
+      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
+      .option("--json", json, "write the numbers to this file");
+  if (!args.parse(argc, argv)) return 0;
+  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  const auto start = Clock::now();
+
+  const Source source = source_of(texts);
+  const fs::path folder = fs::path(runs) / source.folder;
+  QuickstartSummary summary;
+  summary.text_name = source.name;
+  summary.text_bytes = source.bytes;
+  summary.machine = cpu_description();
+
+  fmt::print("1/4 train a tokenizer and a small GPT on {} ({})\n", source.name, human_bytes(source.bytes));
+  std::fflush(stdout);
+  summary.training = train(quickstart_recipe(source, folder, minutes), {.fresh = fresh});
+  const fs::path model_folder = summary.training.model_folder;
+  if (summary.training.stopped) {
+    fmt::print("stopped; run the same command to go on\n");
+    return 1;
+  }
+
+  fmt::print("2/4 quantise to int8\n");
+  std::fflush(stdout);
+  const fs::path int8_folder = folder / "int8";
+  summary.compression = compress_int8(model_folder, int8_folder, source.files[0]);
+
+  const fs::path plan = folder / "model.plan";
+  const auto compile_start = Clock::now();
+  if (fresh || !is_fresh(plan, int8_folder / "model.safetensors")) {
+    fmt::print("3/4 compile to a plan file\n");
+    compile_to_plan(int8_folder, plan, {}, {1, 2, 4});
+    summary.compile_ms = ms_since(compile_start);
+  } else {
+    fmt::print("3/4 the plan file is up to date\n");
+  }
+  summary.plan_bytes = fs::file_size(plan);
+
+  fmt::print("4/4 answer from the plan\n");
+  const auto open_start = Clock::now();
+  const LanguageModelPtr model = open_language_model(plan);
+  const ExecutablePtr decode = model->cached(1, 1);
+  summary.plan_open_ms = ms_since(open_start);
+  summary.config = model->config();
+  for (const std::string& prompt : prompts_for(source)) summary.answers.push_back(ask(*model, prompt, source.shipped));
+
+  summary.total_seconds = ms_since(start) / 1000;
+  fmt::print("{}", quickstart_card(summary));
+  write_file_atomic(report, quickstart_report(summary, read_file(summary.training.curve_file), memory_map_svg(decode->graph(), decode->memory())));
+  write_json(json, {{"parameters", summary.training.parameters},
+                    {"steps", summary.training.steps},
+                    {"first_loss", summary.training.first_loss},
+                    {"validation_loss", summary.training.validation_loss},
+                    {"tokens_per_s", summary.training.tokens_per_s},
+                    {"bytes_f32", static_cast<std::int64_t>(summary.compression.bytes_before)},
+                    {"bytes_int8", static_cast<std::int64_t>(summary.compression.bytes_after)},
+                    {"loss_f32", summary.compression.loss_before},
+                    {"loss_int8", summary.compression.loss_after},
+                    {"decode_tokens_per_s_f32", summary.compression.tokens_per_s_before},
+                    {"decode_tokens_per_s_int8", summary.compression.tokens_per_s_after},
+                    {"plan_open_ms", summary.plan_open_ms},
+                    {"seconds", summary.total_seconds}});
+  fmt::print("\nreport  {}\nchat    rhetor chat {}\nserve   rhetor serve {} --port 8080   then open http://127.0.0.1:8080/\n", report,
+             plan.string(), plan.string());
+  return 0;
+}
+
+}  // namespace rhetor

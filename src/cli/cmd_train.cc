@@ -1,0 +1,56 @@
+// rhetor train, rhetor recipe.
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "train/recipe_reference.h"
+#include "train/trainer.h"
+
+namespace rhetor {
+
+int cmd_train(int argc, const char* const* argv) {
+  std::string recipe_file, json;
+  std::vector<std::string> overrides;
+  std::int64_t threads = 0;
+  TrainOptions options;
+  Args args("train", "Trains the model a recipe describes, or continues it from its newest checkpoint, bit for bit.",
+            "  rhetor train recipes/gpt-small.toml\n"
+            "  rhetor train recipes/gpt-small.toml --set train.lr=3e-4 --set train.steps=1000\n"
+            "  rhetor train recipes/bert-small.toml --fresh --json result.json");
+  args.positional("recipe", recipe_file, "recipe in TOML (`rhetor recipe` lists every key)")
+      .option("--set", overrides, "override a key: section.key=value (repeatable)")
+      .flag("--fresh", options.fresh, "start anew, ignoring checkpoints")
+      .flag("--quiet", options.quiet, "no progress line")
+      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
+      .option("--json", json, "write the result to this file");
+  if (!args.parse(argc, argv)) return 0;
+  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  const Recipe recipe = Recipe::load(recipe_file, overrides);
+  const TrainResult result = train(recipe, options);
+  fmt::print("{} after {} steps: loss {:.4f} -> {:.4f}, validation {:.4f}, {:.0f} tokens/s\nmodel   {}\ncurve   {}\nmetrics {}\n",
+             result.stopped ? "stopped" : "finished", result.steps, result.first_loss, result.last_loss, result.validation_loss,
+             result.tokens_per_s, result.model_folder.string(), result.curve_file.string(), result.metrics_file.string());
+  write_json(json, {{"steps", result.steps},
+                    {"tokens", result.tokens},
+                    {"parameters", result.parameters},
+                    {"first_loss", result.first_loss},
+                    {"last_loss", result.last_loss},
+                    {"validation_loss", result.validation_loss},
+                    {"seconds", result.seconds},
+                    {"tokens_per_s", result.tokens_per_s},
+                    {"model", result.model_folder.string()}});
+  return 0;
+}
+
+int cmd_recipe(int argc, const char* const* argv) {
+  std::string file;
+  Args args("recipe", "Prints every recipe key with its default, or checks a recipe and prints it completed.",
+            "  rhetor recipe\n  rhetor recipe recipes/gpt-small.toml");
+  args.positional("recipe", file, "a recipe to check", false);
+  if (!args.parse(argc, argv)) return 0;
+  fmt::print("{}", file.empty() ? recipe_reference() : Recipe::load(file).to_toml());
+  return 0;
+}
+
+}  // namespace rhetor

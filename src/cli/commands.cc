@@ -1,0 +1,92 @@
+#include "cli/commands.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/version.h"
+#include "cpu/kernel.h"
+#include "graph/op.h"
+
+namespace rhetor {
+namespace {
+
+void print_overview() {
+  fmt::print("Rhetor {}: one graph, trained, compressed, compiled and served.\n\nUsage: rhetor COMMAND [OPTIONS]\n\n", kVersion);
+  for (const Command& command : commands()) fmt::print("  {:<12} {}\n", command.name, command.summary);
+  fmt::print("\n`rhetor COMMAND --help` explains a command. A first try: rhetor quickstart\n");
+}
+
+int print_version() {
+  fmt::print("rhetor {}\n{}\n", kVersion, cpu_description());
+  return 0;
+}
+
+}  // namespace
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> list{
+      {"quickstart", "train, compress, compile and ask a small model, in minutes", cmd_quickstart},
+      {"train", "train a model from a recipe", cmd_train},
+      {"generate", "continue a prompt", cmd_generate},
+      {"chat", "talk to a model in the terminal", cmd_chat},
+      {"eval", "measure a model on a task", cmd_eval},
+      {"compress", "make a model smaller and faster, and say what it cost", cmd_compress},
+      {"compile", "turn a model folder into one plan file", cmd_compile},
+      {"explain", "show what the compiler did and why", cmd_explain},
+      {"serve", "answer over HTTP, OpenAI-style, with a chat page", cmd_serve},
+      {"bench", "measure ops, models, training and generation", cmd_bench},
+      {"recipe", "print the recipe reference, or check a recipe", cmd_recipe},
+  };
+  return list;
+}
+
+int run_cli(int argc, const char* const* argv) {
+  const std::string_view word = argc > 1 ? argv[1] : "--help";
+  try {
+    if (word == "--help" || word == "-h" || word == "help") {
+      print_overview();
+      return 0;
+    }
+    if (word == "--version" || word == "version") return print_version();
+    std::vector<std::string_view> names;
+    for (const Command& command : commands()) {
+      if (command.name == word) {
+        const int code = command.run(argc - 1, argv + 1);
+        if (std::fflush(stdout) != 0) fail(ErrorKind::io, "cannot write to standard output");
+        return code;
+      }
+      names.push_back(command.name);
+    }
+    const std::string near = nearest(word, names);
+    fail("there is no command '{}'{}; `rhetor --help` lists them", word, near.empty() ? "" : "; did you mean '" + near + "'?");
+  } catch (const Error& error) {
+    log_line(LogLevel::error, error.what());
+    return error.kind() == ErrorKind::internal ? 2 : 1;
+  } catch (const std::bad_alloc&) {
+    log_line(LogLevel::error, "out of memory; try a smaller model, batch or sequence");
+    return 1;
+  } catch (const std::exception& error) {
+    log_line(LogLevel::error, fmt::format("internal error: {}", error.what()));
+    return 2;
+  }
+}
+
+std::filesystem::path resource(const std::string& name) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path program = fs::read_symlink("/proc/self/exe", ignored).parent_path();
+  std::string tried;
+  const char* override_folder = std::getenv("RHETOR_DATA");
+  for (const fs::path& folder : {fs::path(override_folder ? override_folder : ""), program / "../share/rhetor", program / "../../data", fs::path("data")}) {
+    if (folder.empty()) continue;
+    const fs::path candidate = (folder / name).lexically_normal();
+    if (fs::exists(candidate, ignored)) return candidate;
+    tried += "\n  " + candidate.string();
+  }
+  fail(ErrorKind::not_found, "the file '{}' that ships with Rhetor was not found; set RHETOR_DATA to its folder. Tried:{}", name, tried);
+}
+
+}  // namespace rhetor

@@ -1,0 +1,21 @@
+// Small output helpers shared by the commands.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace rhetor {
+
+using JsonField = std::pair<std::string, std::variant<std::int64_t, double, std::string>>;
+// Writes one JSON object atomically; does nothing if `path` is empty. NaN and infinities become null.
+void write_json(const std::string& path, const std::vector<JsonField>& fields);
+
+// "1.2 MB", "850 kB".
+std::string human_bytes(std::uint64_t bytes);
+// Escapes &, <, >, " for HTML.
+std::string html_escape(std::string_view text);
+
+}  // namespace rhetor

@@ -1,0 +1,26 @@
+// Model compression: methods that drive passes and report what they cost and gain.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "models/model.h"
+
+namespace rhetor {
+
+struct CompressReport {
+  std::uint64_t bytes_before = 0, bytes_after = 0;
+  double loss_before = 0, loss_after = 0;               // mean token loss on the evaluation text (NaN if there is none)
+  double tokens_per_s_before = 0, tokens_per_s_after = 0;  // greedy decode, batch 1
+  double latency_ms_before = 0, latency_ms_after = 0;   // per decoded token, p50
+};
+
+// Per-channel symmetric int8 weights, activations quantised per row at run time: every matrix that a matmul reads (a tied
+// embedding too); other embeddings, biases and norms stay as they are.
+// Weight "x" [k,n] or [n,k] becomes "x.int8" i8 [n,k] and "x.scale" f32 [n].
+Model quantize_int8(const Model& model);
+
+// Compresses `input` into `output` and measures both; `text` (may be empty) is the evaluation text.
+CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text);
+
+}  // namespace rhetor

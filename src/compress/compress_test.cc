@@ -1,0 +1,158 @@
+#include "compress/compress.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "data/batches.h"
+#include "generate/generator.h"
+#include "ops/ops.h"
+#include "passes/grad.h"
+
+namespace rhetor {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A small gpt2 trained for a moment on a text with a rule (plain gradient descent: the training room is not below this one).
+class Compress : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    std::string text;
+    Rng rng(2);
+    for (int i = 0; i < 300; ++i) text += fmt::format("{} and {} meet. ", rng.below(2) ? "the cat" : "a sailor", rng.below(2) ? "the sea" : "a lamp");
+    folder_ = fs::temp_directory_path() / fmt::format("rhetor-compress-{}", ::getpid());
+    fs::create_directories(folder_);
+    text_ = folder_ / "text.txt";
+    write_file_atomic(text_, text);
+    auto model = std::make_shared<Model>();
+    bool given = false;
+    model->tokenizer = train_byte_bpe([&](std::string& d) { d = text; return !std::exchange(given, true); }, {.vocab_size = 290});
+    ModelConfig& c = model->config;
+    c = size_dial("gpt2", 2, model->tokenizer->vocab_size());
+    c.hidden = 64, c.heads = c.kv_heads = 4, c.ffn = 256, c.context = 32;
+    model->name = "toy";
+    train(*model, model->tokenizer->encode(text));
+    model_ = model;
+    save_model(folder_ / "full", *model_);
+  }
+  static void TearDownTestSuite() {
+    model_ = nullptr;
+    fs::remove_all(folder_);
+  }
+
+  static void train(Model& model, const std::vector<TokenId>& tokens) {
+    Graph g = build_model(model.config, {.task = BuildSpec::Task::loss, .batch = 8, .seq = 32, .weights = InputKind::state});
+    std::vector<Value> weights;
+    for (const std::int32_t i : g.input_nodes()) {
+      if (g.input_kind(i) == InputKind::state) weights.push_back(g.value({i, 0}));
+    }
+    const auto grads = gradients(g.value(g.find_output("loss")), weights);
+    const Value lr = g.input("lr", {DType::f32, {}}), one = scalar(g, DType::f32, 1.0);
+    for (std::size_t i = 0; i < weights.size(); ++i) g.set_update(weights[i], sgd(weights[i], grads[i], lr, one));
+    model.weights = init_weights(build_model(model.config, {}), 1);
+    Session session(compile(g, {}));
+    for (const auto& [name, tensor] : model.weights) std::memcpy(session.state(name).raw(), tensor.raw(), tensor.bytes());
+    session.input("lr").data<float>()[0] = 0.3f;
+    for (std::uint64_t i = 0; i < 60; ++i) {
+      const LmBatch batch = lm_batch(tokens, 8, 32, 1, i);
+      std::memcpy(session.input("tokens").raw(), batch.inputs.raw(), batch.inputs.bytes());
+      std::memcpy(session.input("targets").raw(), batch.targets.raw(), batch.targets.bytes());
+      session.run();
+    }
+    for (auto& [name, tensor] : model.weights) tensor = session.state(name).clone();
+  }
+
+  static inline fs::path folder_, text_;
+  static inline ModelPtr model_;
+};
+
+TEST_F(Compress, AQuarterOfTheSizeAndNearlyTheLoss) {
+  const CompressReport report = compress_int8(folder_ / "full", folder_ / "int8", text_);
+  EXPECT_LT(report.loss_before, 3.5);  // it has learnt something: ln 290 is 5.7
+  EXPECT_NEAR(report.loss_after, report.loss_before, 0.03);
+  EXPECT_NE(report.loss_after, report.loss_before);
+  // Matrices are a quarter and a scale a row; positions, biases and norms stay.
+  const double ratio = static_cast<double>(report.bytes_after) / static_cast<double>(report.bytes_before);
+  EXPECT_GT(ratio, 0.25);
+  EXPECT_LT(ratio, 0.36);
+  EXPECT_GT(report.tokens_per_s_before, 0);
+  EXPECT_GT(report.latency_ms_after, 0);
+
+  // What was written loads, and generates.
+  const ModelPtr small = load_model(folder_ / "int8");
+  EXPECT_EQ(small->config.quantization, "int8");
+  const auto language = make_language_model(small);
+  const auto prompt = model_->tokenizer->encode("the cat and");
+  const Generation after = generate(*language, prompt, {.temperature = 0, .max_tokens = 12});
+  const Generation before = generate(*make_language_model(model_), prompt, {.temperature = 0, .max_tokens = 12});
+  EXPECT_EQ(after.tokens.size(), before.tokens.size());
+  EXPECT_EQ(after.tokens[0], before.tokens[0]);
+  EXPECT_LT(language->weight_bytes(), report.bytes_before / 2);
+}
+
+TEST_F(Compress, EveryValueIsWithinHalfAStep) {
+  const Model small = quantize_int8(*model_);
+  int matrices = 0;
+  for (const auto& [name, q] : small.weights) {
+    if (!name.ends_with(".int8")) continue;
+    const std::string base = name.substr(0, name.size() - 5);
+    const Tensor& w = model_->weights.at(base);
+    const auto scale = small.weights.at(base + ".scale").data<float>();
+    const auto values = q.data<std::int8_t>();
+    const std::int64_t n = q.shape()[0], k = q.shape()[1];
+    const bool transposed = base == "wte.weight";  // gpt2 stores its linear layers [in,out], the embedding [out,in]
+    for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t j = 0; j < k; ++j) {
+        const double exact = w.at(transposed ? i * k + j : j * n + i), step = scale[static_cast<std::size_t>(i)];
+        ASSERT_LE(std::fabs(exact - step * values[static_cast<std::size_t>(i * k + j)]), 0.5001 * step) << name << " " << i << " " << j;
+      }
+    }
+    ++matrices;
+  }
+  EXPECT_EQ(matrices, 9);  // four a layer and the tied embedding
+}
+
+TEST_F(Compress, StoredInt8EqualsInt8QuantisedAtCompileTime) {
+  CompileOptions late;
+  late.passes.int8 = true;
+  const Graph graph = build_model(model_->config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = 8});
+  const Model small = quantize_int8(*model_);
+  Session a(compile(graph, model_->weights, late)), b(compile(graph, small.weights, compile_options_for(small.config)));
+  for (Session* s : {&a, &b}) {
+    for (int i = 0; i < 8; ++i) s->input("tokens").data<std::int32_t>()[static_cast<std::size_t>(i)] = 40 + i;
+    s->run();
+  }
+  const Tensor &x = a.output("logits"), &y = b.output("logits");
+  for (std::int64_t i = 0; i < x.elements(); ++i) ASSERT_NEAR(x.at(i), y.at(i), 2e-2) << i;
+}
+
+TEST_F(Compress, RefusesWhatItCannotDo) {
+  EXPECT_THROW(compress_int8(folder_ / "full", folder_ / "full", ""), Error);
+  EXPECT_THROW(quantize_int8(quantize_int8(*model_)), Error);
+  EXPECT_THROW(compress_int8(folder_ / "none", folder_ / "int8", ""), Error);
+}
+
+TEST_F(Compress, BertFoldersLoadAfterwards) {
+  Model bert;
+  bert.config = model_preset("bert-tiny");
+  bert.config.vocab = 300;
+  bert.weights = init_weights(build_model(bert.config, {.task = BuildSpec::Task::pretrain}), 1);
+  bert.name = "bert";
+  save_model(folder_ / "bert", bert);
+  const CompressReport report = compress_int8(folder_ / "bert", folder_ / "bert8", "");
+  EXPECT_TRUE(std::isnan(report.loss_before));
+  const ModelPtr small = load_model(folder_ / "bert8");
+  for (const auto task : {BuildSpec::Task::hidden, BuildSpec::Task::pretrain}) {
+    Session session(compile(build_model(small->config, {.task = task, .batch = 1, .seq = 8}), small->weights, compile_options_for(small->config)));
+    session.run();
+  }
+}
+
+}  // namespace
+}  // namespace rhetor

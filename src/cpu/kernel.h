@@ -1,0 +1,77 @@
+// The CPU kernel contract. A kernel is chosen once, when a graph is compiled: for each node the table's candidates are
+// asked in order and the first that does not refuse prepares itself. Running is one plain function call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "graph/graph.h"
+#include "graph/op.h"
+
+namespace rhetor {
+
+// Pointers in operand/result order; an absent operand is null. Buffers are 64-byte aligned, contiguous. An output may be the
+// same buffer as the operand named by Traits.inplace, never partly overlapping anything else.
+struct KernelArgs {
+  const void* const* in;
+  void* const* out;
+  void* scratch;
+  ThreadPool& pool;
+};
+using KernelFn = void (*)(const void* params, const KernelArgs& args);
+
+struct KernelRequest {
+  const Graph& graph;
+  const Node& node;
+  std::vector<Type> in, out;                 // absent operands: bool scalar
+  std::vector<const Tensor*> constants;      // per operand: its data if known at compile time (params, constants), else null
+  int threads = 1;
+};
+
+struct Kernel {
+  KernelFn run = nullptr;
+  std::shared_ptr<const void> params;        // whatever `run` needs, packed weights included; immutable after preparation
+  std::uint64_t scratch_bytes = 0;
+  std::uint64_t packed_bytes = 0;            // memory held by packed weights
+  std::vector<bool> absorbed;                // per operand: packed into params, its buffer is not read at run time
+  std::string detail;                        // "oneDNN brgemm:avx512_core_amx, split n in 2"
+  bool allocates = false;                    // the reference kernel and library calls that allocate inside
+};
+
+struct Candidate {
+  std::string_view name;                     // "cpu.layer_norm.f32"
+  // "" = can do it; otherwise the reason it cannot, as a clause: "needs avx512_bf16", "k is not a multiple of 4".
+  std::string (*refuse)(const KernelRequest&);
+  Kernel (*prepare)(const KernelRequest&);
+};
+
+struct KernelRow {
+  std::string_view op;
+  std::vector<Candidate> candidates;         // best first; the reference is always the implied last
+};
+// cpu/kernels.cc: the table.
+const std::vector<KernelRow>& kernel_table();
+
+struct KernelRefusal {
+  std::string candidate, reason;
+};
+struct ChosenKernel {
+  std::string name;
+  Kernel kernel;
+  std::vector<KernelRefusal> refused;
+};
+// Never fails for a verified graph: the reference kernel takes what nobody else does. `only` (tests, tuning) restricts the choice
+// to the candidate of that name and fails with its reason if it refuses.
+ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only = "");
+
+// What the processor has, detected once; RHETOR_ISA=avx2|avx512|avx512_bf16|amx lowers it (tests run each level).
+enum class Isa { avx2, avx512, avx512_bf16, amx };
+Isa cpu_isa();
+std::string cpu_description();               // "Intel Xeon ..., 2 cores, avx512_bf16 amx"
+
+}  // namespace rhetor

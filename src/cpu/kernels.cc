@@ -1,0 +1,75 @@
+// The table of CPU kernels and the choice among them.
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "cpu/families.h"
+
+namespace rhetor {
+namespace {
+
+constexpr std::string_view kReference = "reference";
+
+// Families in order of preference: for an op with candidates in several files, the earlier file is asked first.
+std::vector<KernelRow> joined() {
+  std::vector<KernelRow> table;
+  for (auto* family : {matmul_small_rows, matmul_rows, matmul_i8_rows, conv_rows, pool_rows, quantize_rows_rows, fused_matmul_rows,
+                       norm_rows, pointwise_rows, layout_rows, reduce_rows, softmax_rows, attention_rows, embedding_rows, loss_rows,
+                       random_rows, optimizer_rows}) {
+    for (KernelRow& row : family()) {
+      const auto same = std::find_if(table.begin(), table.end(), [&](const KernelRow& r) { return r.op == row.op; });
+      if (same == table.end()) {
+        table.push_back(std::move(row));
+      } else {
+        same->candidates.insert(same->candidates.end(), row.candidates.begin(), row.candidates.end());
+      }
+    }
+  }
+  return table;
+}
+
+const KernelRow* find_row(std::string_view op) {
+  static const std::map<std::string_view, const KernelRow*> by_op = [] {
+    std::map<std::string_view, const KernelRow*> out;
+    for (const KernelRow& row : kernel_table()) out[row.op] = &row;
+    return out;
+  }();
+  const auto found = by_op.find(op);
+  return found == by_op.end() ? nullptr : found->second;
+}
+
+}  // namespace
+
+const std::vector<KernelRow>& kernel_table() {
+  static const std::vector<KernelRow> table = joined();
+  return table;
+}
+
+ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only) {
+  check(request.threads >= 1, "a kernel is prepared for at least one thread");
+  cpu_isa();  // settles the limits of Highway and oneDNN before either is asked
+  ChosenKernel chosen;
+  bool known = only.empty() || only == kReference;
+  if (const KernelRow* row = find_row(request.node.op->name)) {
+    for (const Candidate& candidate : row->candidates) {
+      if (!only.empty() && candidate.name != only) continue;
+      known = true;
+      if (std::string reason = candidate.refuse(request); !reason.empty()) {
+        if (!only.empty()) fail("the kernel '{}' cannot run this {} node: {}", only, request.node.op->name, reason);
+        chosen.refused.push_back({std::string(candidate.name), std::move(reason)});
+        continue;
+      }
+      chosen.name = candidate.name;
+      chosen.kernel = candidate.prepare(request);
+      chosen.kernel.absorbed.resize(request.in.size(), false);
+      return chosen;
+    }
+  }
+  if (!known) fail("there is no kernel '{}' for the op {}", only, request.node.op->name);
+  chosen.name = kReference;
+  chosen.kernel = reference_kernel(request);
+  chosen.kernel.absorbed.resize(request.in.size(), false);
+  return chosen;
+}
+
+}  // namespace rhetor

@@ -1,0 +1,100 @@
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "generate/generator.h"
+#include "generate/stop_filter.h"
+
+namespace rhetor {
+namespace {
+
+TEST(Sampler, GreedyTakesTheLowestIdOfATie) {
+  const std::vector<float> logits = {1, 3, 3, std::numeric_limits<float>::quiet_NaN()};
+  EXPECT_EQ(sample(logits, {.temperature = 0}, 0), 1);
+  EXPECT_EQ(sample(logits, {.temperature = 1, .top_k = 1}, 7), 1);
+}
+
+// Frequencies of many counters follow softmax(logits / T) restricted to the allowed set.
+void expect_frequencies(const std::vector<float>& logits, const Sampling& sampling, const std::vector<double>& expected) {
+  constexpr int kDraws = 20000;
+  std::vector<int> count(logits.size());
+  for (int i = 0; i < kDraws; ++i) ++count[static_cast<std::size_t>(sample(logits, sampling, static_cast<std::uint64_t>(i)))];
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double sigma = std::sqrt(expected[i] * (1 - expected[i]) / kDraws);
+    EXPECT_NEAR(count[i] / double{kDraws}, expected[i], 4 * sigma + 1e-12) << "token " << i;
+  }
+}
+
+TEST(Sampler, FollowsTheDistribution) {
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)};
+  expect_frequencies(logits, {.temperature = 1}, {0.1, 0.4, 0.2, 0.3});
+  const double z = 0.01 + 0.16 + 0.04 + 0.09;
+  expect_frequencies(logits, {.temperature = 0.5}, {0.01 / z, 0.16 / z, 0.04 / z, 0.09 / z});
+  expect_frequencies(logits, {.temperature = 1, .top_k = 2}, {0, 4.0 / 7, 0, 3.0 / 7});
+  expect_frequencies(logits, {.temperature = 1, .top_p = 0.75}, {0, 4.0 / 9, 2.0 / 9, 3.0 / 9});  // 0.4 + 0.3 < 0.75 <= 0.9
+  expect_frequencies(logits, {.temperature = 1, .top_p = 0.05}, {0, 1, 0, 0});
+}
+
+TEST(Sampler, ACounterAndSeedGiveOneToken) {
+  const std::vector<float> logits(50, 0.0f);
+  const Sampling a{.temperature = 1, .seed = 1}, b{.temperature = 1, .seed = 2};
+  int same_seed = 0, other_seed = 0;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    same_seed += sample(logits, a, i) == sample(logits, a, i);
+    other_seed += sample(logits, a, i) == sample(logits, b, i);
+  }
+  EXPECT_EQ(same_seed, 100);
+  EXPECT_LT(other_seed, 15);
+}
+
+TEST(Sampler, RangesAreNamed) {
+  const auto error = [](Sampling s) -> std::string {
+    try {
+      s.validate();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(error({.temperature = -1}), ::testing::HasSubstr("temperature"));
+  EXPECT_THAT(error({.temperature = std::nan("")}), ::testing::HasSubstr("temperature"));
+  EXPECT_THAT(error({.top_k = -1}), ::testing::HasSubstr("top_k"));
+  EXPECT_THAT(error({.top_p = 0}), ::testing::HasSubstr("top_p"));
+  EXPECT_THAT(error({.max_tokens = 0}), ::testing::HasSubstr("max_tokens"));
+  EXPECT_THAT(error({.stop = {""}}), ::testing::HasSubstr("stop string is empty"));
+  EXPECT_EQ(error({}), "");
+}
+
+TEST(StopFilter, FindsAStopStringHoweverItIsCut) {
+  const std::string text = "abcabdone<<END>>rest";
+  for (std::size_t piece = 1; piece < text.size(); ++piece) {
+    StopFilter filter({"<<END>>", "zzz"});
+    std::string out;
+    for (std::size_t at = 0; at < text.size(); at += piece) out += filter.push(text.substr(at, piece));
+    out += filter.finish();
+    EXPECT_EQ(out, "abcabdone");
+    EXPECT_TRUE(filter.stopped());
+  }
+}
+
+TEST(StopFilter, HoldsBackOnlyWhatIsUndecided) {
+  StopFilter filter({"aab"});
+  EXPECT_EQ(filter.push("xa"), "x");
+  EXPECT_EQ(filter.push("a"), "");
+  EXPECT_EQ(filter.push("a"), "a");      // "aaa": the last two may still begin "aab"
+  EXPECT_EQ(filter.push("c"), "aac");
+  EXPECT_EQ(filter.push("a"), "");
+  EXPECT_EQ(filter.finish(), "a");
+  EXPECT_FALSE(filter.stopped());
+}
+
+TEST(StopFilter, TheEarliestStopStringWins) {
+  StopFilter filter({"late", "now"});
+  EXPECT_EQ(filter.push("stop now, not late"), "stop ");
+  EXPECT_EQ(filter.push("more"), "");
+}
+
+}  // namespace
+}  // namespace rhetor

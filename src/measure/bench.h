@@ -1,0 +1,39 @@
+// `rhetor bench`: every measuring command returns rows that print as a table and as JSON.
+#pragma once
+
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace rhetor {
+
+struct BenchRow {
+  std::string name;
+  // In order of printing: "latency_ms_p50" -> 12.3.
+  std::vector<std::pair<std::string, std::variant<double, std::int64_t, std::string>>> cells;
+};
+struct BenchResult {
+  std::string what;                  // "model bert-base f32 seq 128 batch 1 threads 2"
+  std::map<std::string, std::string> machine;  // cpu, threads, date, commit
+  std::vector<BenchRow> rows;
+};
+std::string to_table(const BenchResult& result);
+std::string to_json(const BenchResult& result);
+
+struct BenchOptions {
+  std::string model = "bert-base", device = "cpu", dtype = "f32", filter;
+  std::int64_t seq = 128, batch = 1, prompt = 128, tokens = 64;
+  int threads = 0;                   // 0 = all
+  double seconds = 3;                // measuring time a row, after warm-up
+};
+BenchResult bench_ops(const BenchOptions& options);       // the op matrix's benchmark samples: time, GB/s, GFLOP/s, % of floor
+BenchResult bench_model(const BenchOptions& options);     // keys latency_ms_p50, throughput_per_s, floor_ms, memory_bytes, ...
+BenchResult bench_train(const BenchOptions& options);     // tokens_per_s, step_ms_p50, memory_bytes, floor_ms
+BenchResult bench_generate(const BenchOptions& options);  // prefill_ms, decode_tokens_per_s, floor_ms
+
+// What this machine can do, measured once per process in a fraction of a second: for floors.
+struct MachinePeak { double flops = 0, bytes_per_s = 0; };
+MachinePeak machine_peak(int threads, const std::string& dtype);
+
+}  // namespace rhetor

@@ -1,0 +1,189 @@
+// bench model, bench train, bench generate: whole models on random weights (or a model folder's).
+#include <cmath>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "base/thread_pool.h"
+#include "generate/generator.h"
+#include "measure/bench.h"
+#include "measure/result.h"
+#include "measure/timing.h"
+#include "models/model.h"
+#include "train/step.h"
+
+namespace rhetor {
+namespace {
+
+using Task = BuildSpec::Task;
+
+int thread_count(const BenchOptions& options) { return options.threads > 0 ? options.threads : available_cores(); }
+
+std::string describe(const BenchOptions& o, const std::string& rest) {
+  return fmt::format("{} {} {}, threads {}", o.model, o.dtype, rest, thread_count(o));
+}
+
+// A folder's model, or a preset with random weights.
+ModelPtr open_or_invent(const BenchOptions& options) {
+  if (std::filesystem::is_directory(options.model)) return load_model(options.model);
+  auto model = std::make_shared<Model>();
+  model->config = model_preset(options.model);
+  model->name = options.model;
+  BuildSpec spec;
+  spec.task = model->config.family == "bert" ? Task::hidden : Task::logits;
+  spec.seq = std::min<std::int64_t>(options.seq, model->config.context);
+  model->weights = init_weights(build_model(model->config, spec), 1);
+  return model;
+}
+
+CompileOptions compile_options(const BenchOptions& options, const ModelConfig& config) {
+  CompileOptions compile = compile_options_for(config);
+  if (options.dtype == "bf16") compile.passes.compute = DType::bf16;
+  if (options.dtype == "int8") compile.passes.int8 = true;
+  return compile;
+}
+
+// Token ids are random words of the vocabulary, other integers zero, lengths full.
+void fill_inputs(Session& session, std::int64_t vocab, std::int64_t seq) {
+  Rng rng(11);
+  for (const auto& [name, type] : session.executable().inputs()) {
+    Tensor& tensor = session.input(name);
+    const bool ids = name == "tokens" || name == "targets";
+    for (std::int64_t i = 0; i < tensor.elements(); ++i)
+      tensor.set(i, ids ? static_cast<double>(rng.below(static_cast<std::uint64_t>(vocab))) : name == "lengths" ? static_cast<double>(seq) : 0.0);
+  }
+}
+
+struct Work {
+  double flops = 0, bytes = 0;
+};
+
+// What no implementation can avoid: the operations of all contractions, and one read of the weights.
+Work work_of(const Executable& exe, std::uint64_t weight_bytes) {
+  Work work;
+  for (const auto& choice : exe.report().choices) work.flops += choice.cost.flops;
+  work.bytes = static_cast<double>(weight_bytes);
+  return work;
+}
+
+double floor_ms(const Work& work, int threads, const std::string& dtype) {
+  const MachinePeak peak = machine_peak(threads, dtype);
+  return 1000 * std::max(work.flops / peak.flops, work.bytes / peak.bytes_per_s);
+}
+
+std::int64_t memory_of(const CompileReport& report) {
+  return static_cast<std::int64_t>(report.arena_bytes + report.weight_bytes + report.packed_bytes + report.state_bytes);
+}
+
+}  // namespace
+
+BenchResult bench_model(const BenchOptions& options) {
+  const int threads = thread_count(options);
+  const ModelPtr model = open_or_invent(options);
+  const ModelConfig& config = model->config;
+  if (options.seq > config.context) fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, config.context);
+  BuildSpec spec;
+  spec.task = config.family == "bert" ? Task::hidden : Task::logits;
+  spec.batch = options.batch;
+  spec.seq = options.seq;
+  const ExecutablePtr exe = compile(build_model(config, spec), model->weights, compile_options(options, config));
+  Session session(exe);
+  fill_inputs(session, config.vocab, options.seq);
+  const Timing timing = measure(options.seconds, [&] { session.run(); });
+  const CompileReport& report = exe->report();
+  const double floor = floor_ms(work_of(*exe, report.packed_bytes), threads, options.dtype);
+  BenchResult result = new_result(describe(options, fmt::format("seq {} batch {}", options.seq, options.batch)), threads);
+  result.rows.push_back({options.model,
+                         {{"latency_ms_p50", timing.p50_ms},
+                          {"latency_ms_min", timing.min_ms},
+                          {"throughput_per_s", 1000.0 * static_cast<double>(options.batch) / timing.p50_ms},
+                          {"floor_ms", floor},
+                          {"ratio_to_floor", timing.p50_ms / floor},
+                          {"memory_bytes", memory_of(report)},
+                          {"compile_ms", report.compile_ms},
+                          {"runs", timing.runs}}});
+  return result;
+}
+
+BenchResult bench_generate(const BenchOptions& options) {
+  const int threads = thread_count(options);
+  const ModelPtr model = open_or_invent(options);
+  const ModelConfig& config = model->config;
+  if (config.family == "bert") fail("rhetor bench generate needs a gpt2 or llama model; {} is bert", options.model);
+  if (options.prompt + options.tokens > config.context)
+    fail("--prompt {} and --tokens {} do not fit the context of {}, which is {}", options.prompt, options.tokens, options.model, config.context);
+  OpenOptions open;
+  open.compile = compile_options(options, config);
+  open.prefill_buckets = {options.prompt};
+  const LanguageModelPtr language = make_language_model(model, open);
+  auto states = std::make_shared<StateStore>();
+  const ExecutablePtr prefill = language->cached(options.batch, options.prompt), decode = language->cached(options.batch, 1);
+  Session first(prefill, states), next(decode, states);
+  fill_inputs(first, config.vocab, options.prompt);
+  fill_inputs(next, config.vocab, 1);
+  for (std::int64_t b = 0; b < options.batch; ++b) first.input("last").set(b, static_cast<double>(options.prompt - 1));
+  const Timing prefill_time = measure(options.seconds / 3, [&] { first.run(); });
+  // Positions walk through the generated range, so that attention reads the cache lengths a real answer would.
+  std::int64_t position = options.prompt;
+  const Timing decode_time = measure(options.seconds, [&] {
+    for (std::int64_t b = 0; b < options.batch; ++b) next.input("positions").set(b, static_cast<double>(position));
+    next.run();
+    position = position + 1 < options.prompt + options.tokens ? position + 1 : options.prompt;
+  });
+  const double floor = floor_ms(work_of(*decode, decode->report().packed_bytes), threads, options.dtype);
+  BenchResult result = new_result(describe(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
+  result.rows.push_back({options.model,
+                         {{"prefill_ms", prefill_time.p50_ms},
+                          {"prefill_tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.prompt) / prefill_time.p50_ms},
+                          {"decode_ms", decode_time.p50_ms},
+                          {"decode_tokens_per_s", 1000.0 * static_cast<double>(options.batch) / decode_time.p50_ms},
+                          {"floor_ms", floor},
+                          {"ratio_to_floor", decode_time.p50_ms / floor},
+                          {"memory_bytes", memory_of(decode->report())}}});
+  return result;
+}
+
+BenchResult bench_train(const BenchOptions& options) {
+  const int threads = thread_count(options);
+  StepSpec spec;
+  spec.config = model_preset(options.model);
+  spec.batch = options.batch;
+  spec.seq = options.seq;
+  if (options.dtype == "int8") fail("training in int8 is not supported; use f32 or bf16");
+  if (options.seq > spec.config.context) fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, spec.config.context);
+  CompileOptions compile;
+  if (options.dtype == "bf16") compile.passes.compute = DType::bf16;
+  Stepper stepper(spec, compile);
+  stepper.initialize(1);
+  NamedTensors batch;
+  Rng rng(5);
+  for (const auto& [name, type] : stepper.executable().inputs()) {
+    if (name == "lr" || name == "step" || name == "seed") continue;
+    Tensor tensor(type);
+    for (std::int64_t i = 0; i < tensor.elements(); ++i) {
+      const std::uint64_t range = name == "tokens" || name == "targets" ? static_cast<std::uint64_t>(spec.config.vocab) : 2;
+      tensor.set(i, name == "lengths" ? static_cast<double>(options.seq) : static_cast<double>(rng.below(range)));
+    }
+    batch.emplace_back(name, std::move(tensor));
+  }
+  std::int64_t update = 0;
+  const Timing timing = measure(options.seconds, [&] { stepper.run(batch, 1e-4, ++update, 1); });
+  const Executable& exe = stepper.executable();
+  double weights = 0;
+  for (const auto& [name, type] : stepper.weights()) weights += static_cast<double>(type.bytes());
+  // One pass reads the weights forward and backward and the optimiser reads and writes weights and two moments.
+  Work work = work_of(exe, 0);
+  work.bytes = 8 * weights;
+  const double floor = floor_ms(work, threads, options.dtype);
+  BenchResult result = new_result(describe(options, fmt::format("train seq {} batch {}", options.seq, options.batch)), threads);
+  result.rows.push_back({options.model,
+                         {{"step_ms_p50", timing.p50_ms},
+                          {"tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.seq) / timing.p50_ms},
+                          {"floor_ms", floor},
+                          {"ratio_to_floor", timing.p50_ms / floor},
+                          {"memory_bytes", memory_of(exe.report())},
+                          {"runs", timing.runs}}});
+  return result;
+}
+
+}  // namespace rhetor

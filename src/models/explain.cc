@@ -1,0 +1,44 @@
+#include "models/explain.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "models/model.h"
+#include "runtime/plan.h"
+
+namespace rhetor {
+namespace {
+
+Explanation explain_plan(const std::filesystem::path& file) {
+  const Plan plan = load_plan(file);
+  std::vector<ExplainPart> parts;
+  for (const auto& [name, executable] : plan.executables) parts.push_back({fmt::format("{}: {}", file.filename().string(), name), executable.get()});
+  return explain(parts);
+}
+
+}  // namespace
+
+Explanation explain_model(const std::filesystem::path& model, const ExplainOptions& options) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(model, ignored)) return explain_plan(model);
+  ModelPtr loaded;
+  if (std::filesystem::is_directory(model, ignored)) loaded = load_model(model);
+  const ModelConfig config = loaded ? loaded->config : model_preset(model.string());
+
+  BuildSpec spec{.task = config.family == "bert" ? BuildSpec::Task::hidden : BuildSpec::Task::cached,
+                 .batch = options.batch,
+                 .seq = std::min(options.seq, config.context)};
+  const Graph graph = build_model(config, spec);
+  CompileOptions compile_options = compile_options_for(config);
+  compile_options.passes.off = options.off;
+  compile_options.passes.dump_dir = options.dump_dir;
+  if (options.dtype == "bf16") compile_options.passes.compute = DType::bf16;
+  else if (options.dtype == "int8") compile_options.passes.int8 = true;
+  else if (options.dtype != "f32") fail("the precision '{}' is unknown; expected f32, bf16 or int8", options.dtype);
+  const ExecutablePtr executable = compile(graph, loaded ? loaded->weights : init_weights(graph, 1), compile_options);
+  const std::string title = fmt::format("{}: {} {}, batch {}, {} tokens, {}", loaded ? loaded->name : model.string(), config.family,
+                                        config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq, options.dtype);
+  return explain(title, *executable, &graph);
+}
+
+}  // namespace rhetor

@@ -1,0 +1,76 @@
+// What the model families share: parameters with names and first values, linear layers, norms, attention blocks.
+// Shapes: B batch, S sequence, C hidden, H heads, G key/value heads, D head dim, V vocab.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "ops/ops.h"
+
+namespace rhetor {
+
+// How the matrix of a linear layer lies in its parameter: GPT-2's files hold [in,out], everybody else's [out,in].
+enum class Layout { in_out, out_in };
+
+// A graph under construction with the choices that hold for all of it. Parameter names are full names, as in Hugging Face's files.
+class Net {
+ public:
+  Net(const ModelConfig& config, const BuildSpec& spec);
+
+  Graph& graph() { return graph_; }
+  Graph take() { return std::move(graph_); }
+  const ModelConfig& config() const { return config_; }
+  const BuildSpec& spec() const { return spec_; }
+
+  // ---- inputs ----
+  Value tokens(const std::string& name = "tokens");       // i32 [B,S]
+  Value per_sequence(const std::string& name);            // i32 [B]
+  // The parameter called `name`; the same value when asked for again (tied weights).
+  Value param(const std::string& name, Shape shape, const std::string& init);
+  std::string normal(double stddev) const;                // the init rule "normal:<stddev>"
+
+  // ---- layers ----
+  // x [..., in] -> [..., out]: NAME.weight and, if `bias`, NAME.bias.
+  Value linear(Value x, const std::string& name, Dim out, Layout layout, bool bias, double stddev = 0.02);
+  // First deviation of layers that write into the residual stream, whose variance would grow with depth (Radford et al. 2019, 2.3).
+  double residual_stddev() const;
+  Value layer_norm(Value x, const std::string& name);     // NAME.weight, NAME.bias
+  Value rms_norm(Value x, const std::string& name);       // NAME.weight
+  Value dropout(Value x);                                 // x itself unless training with config.dropout > 0
+  // table [rows, C] looked up by ids [...] -> [..., C].
+  Value lookup(const std::string& name, Dim rows, Value ids, double stddev = 0.02);
+
+  // ---- attention over [B,S,C], heads as views: no data moves ----
+  Value split_heads(Value x, std::int64_t heads);         // [B,S,heads*D] -> [B,S,heads,D]
+  Value merge_heads(Value x);                             // [B,S,H,D] -> [B,S,C]
+  // Causal attention of q [B,S,H,D] over k, v [B,S,G,D]; with Task::cached over the layer's cache, which k and v are appended to.
+  Value causal_attention(Value q, Value k, Value v, std::int64_t layer);
+  // The absolute position of each token, i32 [B,S] (cached: from the input "positions").
+  Value positions();
+
+  // ---- heads of language models ----
+  // Task logits, loss or cached from the last hidden states x [B,S,C]: the final norm (`norm`) and the output matrix [V,C] (tied or
+  // `head_name`).
+  void language_head(Value x, Value embedding_table, const std::string& head_name, const std::function<Value(Value)>& norm);
+  // Mean over the targets that are not -100, a scalar; `per_row` (optional) receives the loss of every row, 0 where ignored.
+  Value masked_cross_entropy(Value logits, Value targets, Value* per_row = nullptr);
+
+  bool cached() const { return spec_.task == BuildSpec::Task::cached; }
+  Dim batch() const { return {spec_.batch, "batch"}; }
+  Dim seq() const { return {spec_.seq, "seq"}; }
+  Dim hidden() const { return {config_.hidden, "hidden"}; }
+
+ private:
+  Graph graph_;
+  const ModelConfig& config_;
+  const BuildSpec& spec_;
+  Value seed_, start_, positions_;
+  std::int64_t stream_ = 0;   // one dropout mask a place in the model
+};
+
+// Fails unless the task is one of `tasks`, naming the family.
+void require_task(const ModelConfig& config, const BuildSpec& spec, std::initializer_list<BuildSpec::Task> tasks);
+std::string_view name(BuildSpec::Task task);
+
+}  // namespace rhetor

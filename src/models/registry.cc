@@ -1,0 +1,94 @@
+// The list of model families, and what holds for all of them.
+#include "base/error.h"
+#include "models/families.h"
+#include "models/model.h"
+
+namespace rhetor {
+namespace {
+
+using Task = BuildSpec::Task;
+
+std::vector<Task> tasks_of(const ModelConfig& config) {
+  if (config.family != "bert") return {Task::logits};
+  std::vector<Task> tasks = {Task::hidden, Task::pretrain, Task::span};
+  if (config.labels >= 2) tasks.push_back(Task::classify);
+  return tasks;
+}
+
+const ModelFamily& family(const std::string& name) {
+  std::vector<std::string_view> known;
+  std::string list;
+  for (const ModelFamily& f : model_families()) {
+    if (f.name == name) return f;
+    known.push_back(f.name);
+    list.append(list.empty() ? "" : ", ").append(f.name);
+  }
+  const std::string near = nearest(name, known);
+  fail("there is no model family '{}'{}; families: {}", name, near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near), list);
+}
+
+}  // namespace
+
+const std::vector<ModelFamily>& model_families() {
+  static const std::vector<ModelFamily> families = {
+      {"gpt2", "decoder with learned positions, layer norm and GELU (GPT-2)", build_gpt2},
+      {"llama", "decoder with rotary positions, RMS norm, SwiGLU and grouped-query attention (LLaMA)", build_llama},
+      {"bert", "bidirectional encoder: masked language model, classification, span questions (BERT)", build_bert},
+  };
+  return families;
+}
+
+Graph build_model(const ModelConfig& config, const BuildSpec& spec) {
+  const ModelFamily& f = family(config.family);
+  config.validate();
+  if (spec.batch < 1 || spec.seq < 1) fail("a graph needs batch and seq of at least 1, got {} and {}", spec.batch, spec.seq);
+  if (spec.seq > config.context)
+    fail("a sequence of {} tokens is longer than the model's context of {}", spec.seq, config.context);
+  if (spec.capacity < 0 || spec.capacity > config.context)
+    fail("a cache of {} tokens is outside the model's context of {}", spec.capacity, config.context);
+  BuildSpec own = spec;
+  if (own.capacity == 0) own.capacity = config.context;
+  if (own.task == Task::cached && own.seq > own.capacity)
+    fail("a prefill of {} tokens does not fit a cache of {}", own.seq, own.capacity);
+  if (own.training && own.task == Task::cached) fail("a graph with a cache is for generation and cannot be built for training");
+  return f.build(config, own);
+}
+
+std::int64_t ModelConfig::parameters() const {
+  const Graph graph = build_model(*this, {.task = family == "bert" ? Task::pretrain : Task::logits});
+  std::int64_t count = 0;
+  for (const std::int32_t i : graph.input_nodes())
+    if (graph.input_kind(i) == InputKind::param) count += graph.node(i).outputs[0].elements();
+  return count;
+}
+
+CompileOptions compile_options_for(const ModelConfig& config, CompileOptions options) {
+  if (config.quantization == "int8") {
+    options.passes.int8 = true;
+    options.passes.int8_stored = true;
+  }
+  return options;
+}
+
+std::map<std::string, ExpectedWeight> expected_weights(const ModelConfig& config) {
+  std::map<std::string, ExpectedWeight> out;
+  const std::vector<Task> tasks = tasks_of(config);
+  for (const Task task : tasks) {
+    Graph graph = build_model(config, {.task = task});
+    if (!config.quantization.empty()) {
+      // The quantise pass alone knows which weights it takes; the other passes would only cost time here.
+      PassOptions options = compile_options_for(config).passes;
+      for (const Pass& pass : all_passes())
+        if (pass.name != "quantize") options.off.emplace(pass.name);
+      graph = run_passes(std::move(graph), options).graph;
+    }
+    const auto uses = graph.uses();
+    for (const std::int32_t i : graph.input_nodes()) {
+      if (graph.input_kind(i) != InputKind::param || uses[static_cast<std::size_t>(i)][0] == 0) continue;
+      out.emplace(graph.input_name(i), ExpectedWeight{graph.node(i).outputs[0], task == tasks.front()});
+    }
+  }
+  return out;
+}
+
+}  // namespace rhetor

@@ -1,0 +1,101 @@
+#include <algorithm>
+#include <map>
+
+#include "graph/op.h"
+#include "passes/memory.h"
+
+namespace rhetor {
+namespace {
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<') out += "&lt;";
+    else if (c == '>') out += "&gt;";
+    else if (c == '&') out += "&amp;";
+    else if (c == '"') out += "&quot;";
+    else out += c;
+  }
+  return out;
+}
+
+std::string human(std::uint64_t bytes) {
+  if (bytes >= (std::uint64_t{1} << 20)) return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576.0);
+  if (bytes >= 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024.0);
+  return fmt::format("{} B", bytes);
+}
+
+// One colour a kind of op: what fills the arena is seen at a glance.
+std::string_view colour(OpKind kind) {
+  switch (kind) {
+    case OpKind::contraction: return "#4e79a7";
+    case OpKind::pointwise: return "#59a14f";
+    case OpKind::reduction: return "#edc948";
+    case OpKind::layout: return "#b07aa1";
+    case OpKind::broadcast: return "#9c755f";
+    case OpKind::opaque: return "#f28e2b";
+    default: return "#bab0ac";
+  }
+}
+
+}  // namespace
+
+std::string memory_map_svg(const Graph& graph, const MemoryPlan& plan) {
+  constexpr double width = 1000, height = 480, left = 70, top = 54;
+  const double steps = std::max<double>(1, graph.size());
+  const double bytes = std::max<double>(64, static_cast<double>(plan.arena_bytes));
+  const auto x = [&](double step) { return left + step / steps * width; };
+  const auto y = [&](double offset) { return top + height - offset / bytes * height; };
+
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+      "<text x=\"{}\" y=\"20\" font-size=\"15\">Memory map: arena {}, liveness lower bound {} (ratio {:.3f}), {} values in place</text>\n",
+      left + width + 20, top + height + 60, left, human(plan.arena_bytes), human(plan.lower_bound), plan.ratio(), plan.in_place);
+
+  // Legend and axes.
+  double legend = left;
+  for (const OpKind kind : {OpKind::contraction, OpKind::pointwise, OpKind::reduction, OpKind::layout, OpKind::broadcast, OpKind::opaque}) {
+    svg += fmt::format("<rect x=\"{0:.0f}\" y=\"30\" width=\"12\" height=\"12\" fill=\"{1}\"/><text x=\"{2:.0f}\" y=\"40\">{3}</text>\n",
+                       legend, colour(kind), legend + 16, name(kind));
+    legend += 110;
+  }
+  for (int i = 0; i <= 4; ++i) {
+    const double offset = bytes * i / 4;
+    svg += fmt::format("<line x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\" stroke=\"#ddd\"/>"
+                       "<text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5}</text>\n",
+                       left, y(offset), left + width, left - 6, y(offset) + 4, human(static_cast<std::uint64_t>(offset)));
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", x(steps * i / 4), top + height + 18,
+                       static_cast<int>(steps) * i / 4);
+  }
+  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">node executed</text>\n", left + width / 2, top + height + 40);
+
+  // One rectangle a buffer: its members (aliases, results in place) are listed in the tooltip.
+  std::map<ValueId, std::string> members;
+  for (std::int32_t i = 0; i < graph.size(); ++i)
+    for (std::size_t k = 0; k < plan.places[static_cast<std::size_t>(i)].size(); ++k) {
+      const ValuePlace& place = plan.places[static_cast<std::size_t>(i)][k];
+      if (place.place != Place::arena) continue;
+      const Node& node = graph.node(i);
+      std::string& text = members[place.root];
+      if (text.size() > 600) continue;
+      if (!text.empty()) text += "\n";
+      text += fmt::format("%{} {} {}", i, node.op->name, node.outputs[k].str());
+      if (!node.scope.empty()) text += "  in " + node.scope;
+    }
+  for (const auto& [root, text] : members) {
+    const ValuePlace& place = plan.places[static_cast<std::size_t>(root.node)][static_cast<std::size_t>(root.output)];
+    const double x0 = x(place.born), x1 = x(std::min<double>(place.dies + 1, steps));
+    const double y1 = y(static_cast<double>(place.offset)), y0 = y(static_cast<double>(place.offset + place.bytes));
+    svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\" fill-opacity=\"0.8\" "
+                       "stroke=\"white\" stroke-width=\"0.4\"><title>{}\n{} at {}, nodes {} to {}</title></rect>\n",
+                       x0, y0, std::max(0.5, x1 - x0), std::max(0.5, y1 - y0), colour(graph.node(root).op->traits.kind), escaped(text),
+                       human(place.bytes), place.offset, place.born, place.dies);
+  }
+  const double bound = y(static_cast<double>(plan.lower_bound));
+  svg += fmt::format("<line x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\" stroke=\"#e15759\" stroke-dasharray=\"6 4\">"
+                     "<title>liveness lower bound {3}</title></line>\n</svg>\n", left, bound, left + width, human(plan.lower_bound));
+  return svg;
+}
+
+}  // namespace rhetor

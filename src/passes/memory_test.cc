@@ -1,0 +1,154 @@
+#include "passes/memory.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "graph/op.h"
+#include "passes/test_graphs.h"
+
+namespace rhetor {
+namespace {
+
+using namespace rhetor::testing;
+using ::testing::HasSubstr;
+
+std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
+
+// What memory holds, checked by running the plan: every byte remembers the value written there last; a reader must find its own.
+// Independent of the planner's reasoning about lifetimes.
+void replay(const Graph& g, const MemoryPlan& plan, const std::vector<std::uint64_t>& scratch) {
+  std::map<std::pair<int, int>, std::vector<ValueId>> memory;  // (place, slot) -> writer by byte
+  const auto bytes_of = [&](ValueId v) { return plan.places[at(v.node)][at(v.output)]; };
+  const auto key = [](const ValuePlace& p) { return std::pair(static_cast<int>(p.place), p.place == Place::arena ? 0 : p.slot); };
+  const auto write = [&](ValueId v) {
+    const ValuePlace p = bytes_of(v);
+    ASSERT_EQ(p.bytes, g.type(v).bytes());
+    auto& cells = memory[key(p)];
+    if (p.place == Place::arena) {
+      ASSERT_EQ(p.offset % 64, 0u);
+      ASSERT_LE(p.offset + p.bytes, plan.arena_bytes);
+    }
+    if (cells.size() < p.offset + p.bytes) cells.resize(p.offset + p.bytes);
+    std::fill_n(cells.begin() + static_cast<std::ptrdiff_t>(p.offset), p.bytes, v);
+  };
+  std::map<ValueId, ValueId> alias;  // a reshape holds what its operand wrote
+  const auto expect_holds = [&](ValueId v, const std::string& who) {
+    const ValuePlace p = bytes_of(v);
+    while (alias.contains(v)) v = alias[v];
+    auto& cells = memory[key(p)];
+    for (std::uint64_t b = 0; b < p.bytes; ++b)
+      ASSERT_EQ(cells[p.offset + b], v) << who << " reads %" << v.node << " overwritten by %" << cells[p.offset + b].node;
+  };
+  for (std::int32_t i = 0; i < g.size(); ++i) {
+    const Node& node = g.node(i);
+    for (const ValueId v : node.inputs)
+      if (v.valid()) expect_holds(v, std::string(node.op->name));
+    if (!scratch.empty() && scratch[at(i)]) {
+      auto& cells = memory[{static_cast<int>(Place::arena), 0}];
+      ASSERT_LE(plan.scratch_offset[at(i)] + scratch[at(i)], plan.arena_bytes);
+      if (cells.size() < plan.arena_bytes) cells.resize(plan.arena_bytes);
+      std::fill_n(cells.begin() + static_cast<std::ptrdiff_t>(plan.scratch_offset[at(i)]), scratch[at(i)], ValueId{-2, 0});
+      for (const ValueId v : node.inputs)  // scratch must not lie over an operand
+        if (v.valid()) expect_holds(v, "scratch of " + std::string(node.op->name));
+    }
+    for (std::int32_t k = 0; k < static_cast<std::int32_t>(node.outputs.size()); ++k) {
+      if (node.op->traits.alias && k == 0) alias[{i, 0}] = node.inputs[0];
+      else write({i, k});
+    }
+    for (std::int32_t k = 0; k < static_cast<std::int32_t>(node.outputs.size()); ++k) expect_holds({i, k}, "its own node");
+  }
+  for (const GraphOutput& output : g.outputs()) expect_holds(output.value, "output " + output.name);
+  for (const StateUpdate& update : g.updates()) expect_holds(update.value, "update of " + g.input_name(update.state));
+}
+
+TEST(Memory, NoTwoLiveValuesOverlap) {
+  for (const bool in_place : {true, false})
+    for (const Graph& given : {inference_graph(), training_graph(), training_graph({.dropout = 0.1})})
+      for (const bool optimised : {false, true}) {
+        const Graph g = optimised ? run_passes(given, {}).graph : given;
+        std::vector<std::uint64_t> scratch(at(g.size()));
+        for (std::int32_t i = 0; i < g.size(); ++i)
+          if (g.node(i).op->traits.kind == OpKind::contraction) scratch[at(i)] = 100 + static_cast<std::uint64_t>(i);
+        const MemoryPlan plan = plan_memory(g, scratch, in_place);
+        replay(g, plan, scratch);
+        EXPECT_GE(plan.arena_bytes, plan.lower_bound);
+        if (!in_place) {
+          EXPECT_EQ(plan.in_place, 0);
+        }
+      }
+}
+
+TEST(Memory, ArenaIsNearTheLowerBound) {
+  const TransformerSpec spec{.batch = 2, .seq = 64, .hidden = 64, .heads = 4, .vocab = 512, .layers = 4};
+  for (const Graph& given : {inference_graph(spec), training_graph(spec)}) {
+    for (const bool optimised : {false, true}) {
+      const Graph g = optimised ? run_passes(given, {}).graph : given;
+      const MemoryPlan plan = plan_memory(g, {});
+      RecordProperty("ratio", std::to_string(plan.ratio()));
+      EXPECT_LE(plan.ratio(), 1.1);
+      EXPECT_GT(plan.in_place, 0);
+    }
+  }
+}
+
+TEST(Memory, StatesAreUpdatedInPlaceWhenNobodyReadsTheOldValue) {
+  const Graph training = run_passes(training_graph(), {}).graph;
+  EXPECT_TRUE(state_copies(training, plan_memory(training, {})).empty());
+  EXPECT_EQ(state_copies(training, plan_memory(training, {}, false)).size(), training.updates().size());
+
+  Graph g;  // the old value is an output: it must survive the run
+  const Value s = g.input("s", {DType::f32, {100}}, InputKind::state);
+  g.set_update(s, add(s, 1));
+  g.output("old", s);
+  const MemoryPlan plan = plan_memory(g, {});
+  EXPECT_EQ(state_copies(g, plan).size(), 1u);
+  EXPECT_EQ(output_copies(g, plan), (std::vector<std::int32_t>{0}));
+  replay(g, plan, {});
+}
+
+TEST(Memory, StateCopiesReadBeforeTheyOverwrite) {
+  Graph g;  // a <- b, b <- c, c <- 2 c
+  const Value a = g.input("a", {DType::f32, {4}}, InputKind::state), b = g.input("b", {DType::f32, {4}}, InputKind::state),
+              c = g.input("c", {DType::f32, {4}}, InputKind::state);
+  g.set_update(c, mul(c, 2));
+  g.set_update(b, c);
+  g.set_update(a, b);
+  const std::vector<StateUpdate> copies = state_copies(g, plan_memory(g, {}));
+  ASSERT_EQ(copies.size(), 3u);
+  EXPECT_EQ(g.input_name(copies[0].state), "a");
+  EXPECT_EQ(g.input_name(copies[1].state), "b");
+  EXPECT_EQ(g.input_name(copies[2].state), "c");
+}
+
+TEST(Memory, OutputsHaveTheirOwnBuffers) {
+  Graph g;
+  const Value x = g.input("x", {DType::f32, {8, 8}});
+  const Value y = exp(x);
+  g.output("y", y);
+  g.output("same", y);
+  g.output("flat", reshape(tanh(y), {64}));
+  const MemoryPlan plan = plan_memory(g, {});
+  EXPECT_EQ(plan.arena_bytes, 0u);
+  EXPECT_EQ(output_copies(g, plan), (std::vector<std::int32_t>{1}));
+  EXPECT_EQ(plan.places[at(y.id().node)][0].place, Place::output);
+  replay(g, plan, {});
+}
+
+TEST(Memory, PictureShowsEveryBuffer) {
+  const Graph g = run_passes(inference_graph(), {}).graph;
+  const MemoryPlan plan = plan_memory(g, {});
+  const std::string svg = memory_map_svg(g, plan);
+  EXPECT_THAT(svg, HasSubstr("<svg xmlns"));
+  EXPECT_THAT(svg, HasSubstr("<title>"));
+  EXPECT_THAT(svg, HasSubstr("lower bound"));
+  EXPECT_THAT(svg, ::testing::EndsWith("</svg>\n"));
+  std::size_t roots = 0, rectangles = 0;
+  for (std::int32_t i = 0; i < g.size(); ++i)
+    for (std::size_t k = 0; k < plan.places[at(i)].size(); ++k)
+      roots += plan.places[at(i)][k].place == Place::arena && plan.places[at(i)][k].root == ValueId{i, static_cast<std::int32_t>(k)};
+  for (std::size_t p = svg.find("fill-opacity"); p != std::string::npos; p = svg.find("fill-opacity", p + 1)) ++rectangles;
+  EXPECT_EQ(rectangles, roots);
+}
+
+}  // namespace
+}  // namespace rhetor

@@ -1,0 +1,15 @@
+// The passes themselves, one a file; only pipeline.cc lists them. What each does is told where it is defined.
+#pragma once
+
+#include "passes/pipeline.h"
+
+namespace rhetor {
+
+Graph simplify_pass(const Graph& graph, PassContext& context);
+Graph precision_pass(const Graph& graph, PassContext& context);
+Graph quantize_pass(const Graph& graph, PassContext& context);
+Graph remat_pass(const Graph& graph, PassContext& context);
+Graph fuse_pass(const Graph& graph, PassContext& context);
+Graph schedule_pass(const Graph& graph, PassContext& context);
+
+}  // namespace rhetor

@@ -1,0 +1,68 @@
+// THE list of passes, in order. A pass is a function Graph -> Graph with a name; the pipeline gives each
+// one timing, a dump, an off-switch and verification. Thread-safe (no globals).
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace rhetor {
+
+// What the passes may know of the machine the graph is compiled for.
+struct Target {
+  std::string device = "cpu";
+  int threads = 1;
+  // Names of fused patterns the device has kernels for; fuse refuses others with "no kernel for ...".
+  bool fuse_pointwise = true, fuse_epilogue = true, fuse_norm = true;
+};
+
+struct PassOptions {
+  Target target;
+  std::set<std::string, std::less<>> off;   // names of passes to skip; unknown names fail with the list of names
+  bool verify = false;                      // verify() after each pass
+  std::string dump_dir;                     // "": none; else writes NN-pass.txt after each pass
+  DType compute = DType::f32;               // precision pass: contractions and attention run in this dtype (f32: pass does nothing)
+  bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
+  bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]
+  std::uint64_t memory_budget = 0;          // remat pass: bytes of activations to fit; 0 = no recomputation
+};
+
+// Why a fusion candidate was not taken: "matmul %12 -> softmax %13: the consumer is a reduction".
+struct Refusal {
+  std::string pass, candidate, reason;
+};
+
+struct PassRecord {
+  std::string name;
+  double milliseconds = 0;
+  int nodes_before = 0, nodes_after = 0;
+  bool skipped = false;
+  std::vector<Refusal> refusals;
+  std::string note;                        // "folded 3, merged 12"
+};
+
+struct PassContext {
+  const PassOptions& options;
+  PassRecord& record;                      // passes add refusals and a note
+};
+
+struct Pass {
+  std::string_view name, doc;
+  Graph (*run)(const Graph&, PassContext&);
+};
+
+// In execution order: simplify, precision, quantize, remat, fuse, schedule. (grad runs when a training graph is built,
+// passes/grad.h; memory planning makes no graph, passes/memory.h.)
+const std::vector<Pass>& all_passes();
+
+struct PipelineResult {
+  Graph graph;
+  std::vector<PassRecord> records;
+};
+PipelineResult run_passes(Graph graph, const PassOptions& options);
+
+}  // namespace rhetor

@@ -1,0 +1,193 @@
+// quantize: matmul(x, W) with a parameter W becomes matmul_i8(quantize_rows(x), W as int8 rows). Weights have one scale an output
+// channel, activations one a row, taken at run time. With int8_stored the parameter itself is replaced by "W.int8" and "W.scale".
+#include "passes/quantize.h"
+
+#include <map>
+
+#include "graph/op.h"
+#include "ops/ops.h"
+#include "ops/registry.h"
+#include "passes/passes.h"
+
+namespace rhetor {
+namespace {
+
+// The parameter behind v, through casts that the precision pass put there; -1 if there is none.
+std::int32_t parameter_behind(const Graph& graph, ValueId v) {
+  while (v.valid() && graph.node(v).op->name == "cast") v = graph.node(v).inputs[0];
+  return v.valid() && graph.is_input(v.node) && graph.input_kind(v.node) == InputKind::param ? v.node : -1;
+}
+
+// "" if matmul node i can run in int8 with its parameter.
+std::string why_not(const Graph& graph, std::int32_t i, std::int32_t param) {
+  const Node& node = graph.node(i);
+  if (parameter_behind(graph, node.inputs[1]) != param) return "it is the left operand, whose rows are no output channels";
+  if (graph.node(param).outputs[0].shape.rank() != 2) return "it is not a matrix";
+  if (node.attrs.b("transpose_a")) return "the activations are transposed";
+  if (!is_float(graph.node(param).outputs[0].dtype)) return "it is not floating-point";
+  return "";
+}
+
+struct Choice {
+  std::map<std::int32_t, bool> weights;             // input node -> stored [n,k]
+  std::map<std::int32_t, std::string> refused;      // input node -> reason
+};
+
+Choice choose(const Graph& graph) {
+  Choice choice;
+  const OpDef& matmul_op = all_ops().at("matmul");
+  std::map<std::int32_t, std::string> readers;
+  for (std::int32_t i = 0; i < graph.size(); ++i) {
+    const Node& node = graph.node(i);
+    for (const ValueId in : node.inputs) {
+      const std::int32_t param = parameter_behind(graph, in);
+      if (param < 0 || node.op->name == "cast") continue;
+      if (node.op != &matmul_op) {
+        readers.emplace(param, fmt::format("read by {} only", node.op->name));
+        continue;
+      }
+      if (std::string reason = why_not(graph, i, param); !reason.empty()) {
+        choice.refused.emplace(param, std::move(reason));
+        continue;
+      }
+      choice.weights.emplace(param, node.attrs.b("transpose_b"));
+    }
+  }
+  for (const std::int32_t param : graph.input_nodes()) {
+    if (graph.input_kind(param) != InputKind::param || choice.weights.contains(param)) continue;
+    const auto reader = readers.find(param);
+    choice.refused.emplace(param, reader == readers.end() ? "nothing reads it" : reader->second);
+  }
+  for (const auto& [param, transposed] : choice.weights) choice.refused.erase(param);
+  return choice;
+}
+
+class Quantizer {
+ public:
+  Quantizer(const Graph& graph, PassContext& context)
+      : graph_(graph), stored_(context.options.int8_stored), choice_(choose(graph)), matmul_(&all_ops().at("matmul")),
+        embedding_(&all_ops().at("embedding")), cast_(&all_ops().at("cast")) {
+    for (const auto& [param, reason] : choice_.refused)
+      context.record.refusals.push_back(
+          {"quantize", fmt::format("param '{}' {}", graph.input_name(param), graph.node(param).outputs[0].str()), reason});
+  }
+
+  Graph run(PassContext& context) {
+    Graph out = Rewriter(graph_).run([this](Rewriter& r, std::int32_t i) { return visit(r, i); });
+    context.record.note = fmt::format("{} weights, {} matmuls and {} embeddings in int8{}", choice_.weights.size(), matmuls_, embeddings_,
+                                      stored_ ? ", stored so" : "");
+    return remove_dead(out);
+  }
+
+ private:
+  std::vector<Value> visit(Rewriter& r, std::int32_t i) {
+    const Node& node = graph_.node(i);
+    if (choice_.weights.contains(i)) return declare(r, i);
+    if (node.op == matmul_) {
+      const std::int32_t param = parameter_behind(graph_, node.inputs[1]);
+      if (!choice_.weights.contains(param) || !why_not(graph_, i, param).empty() || choice_.weights.at(param) != node.attrs.b("transpose_b"))
+        return generic(r, i);
+      const Quantized w = weight(r, param), x = activation(r, node.inputs[0]);
+      ++matmuls_;
+      return {matmul_i8(x.q, x.scale, w.q, w.scale, node.attrs.dtype("out"))};
+    }
+    if (node.op == embedding_) {
+      const std::int32_t param = parameter_behind(graph_, node.inputs[0]);
+      // Rows of an [n,k] weight are rows of the table: look up the int8 row and its scale.
+      if (choice_.weights.contains(param) && choice_.weights.at(param)) {
+        const Quantized w = weight(r, param);
+        const Value ids = r.map(node.inputs[1]);
+        ++embeddings_;
+        return {dequantize_rows(embedding(w.q, ids), gather(w.scale, ids, 0), node.outputs[0].dtype)};
+      }
+    }
+    return generic(r, i);
+  }
+
+  // The parameter's node: with int8_stored two inputs stand in its place.
+  std::vector<Value> declare(Rewriter& r, std::int32_t i) {
+    const Type& type = graph_.node(i).outputs[0];
+    if (!stored_) return {};
+    const bool transposed = choice_.weights.at(i);
+    const Dim n = type.shape.dim(transposed ? 0 : 1), k = type.shape.dim(transposed ? 1 : 0);
+    Quantized w;
+    w.q = r.to().input(graph_.input_name(i) + ".int8", {DType::i8, Shape{n, k}}, InputKind::param);
+    w.scale = r.to().input(graph_.input_name(i) + ".scale", {DType::f32, Shape{n}}, InputKind::param);
+    quantized_[i] = w;
+    r.set({i, 0}, Value());
+    return {};
+  }
+
+  Quantized weight(Rewriter& r, std::int32_t param) {
+    auto& found = quantized_[param];
+    if (found.q) return found;
+    Value w = r.map({param, 0});
+    if (!choice_.weights.at(param)) w = transpose(w, {1, 0});
+    return found = quantize_rows(w);
+  }
+
+  // An activation quantised once however many matmuls read it (query, key and value share theirs).
+  Quantized activation(Rewriter& r, ValueId v) {
+    // The precision pass narrowed it for a bf16 matmul: int8 rows are taken from the wider value.
+    while (graph_.node(v).op == cast_ && is_float(graph_.type(graph_.node(v).inputs[0]).dtype) &&
+           byte_size(graph_.type(graph_.node(v).inputs[0]).dtype) > byte_size(graph_.type(v).dtype))
+      v = graph_.node(v).inputs[0];
+    auto& found = activations_[v];
+    if (!found.q) found = quantize_rows(r.map(v));
+    return found;
+  }
+
+  // Any other reader of a replaced parameter reads it dequantised; the runtime folds that before the first run.
+  std::vector<Value> generic(Rewriter& r, std::int32_t i) {
+    if (!stored_ || graph_.is_input(i)) return {};
+    bool reads = false;
+    for (const ValueId v : graph_.node(i).inputs) reads = reads || (v.valid() && choice_.weights.contains(v.node));
+    if (!reads) return {};
+    std::vector<Value> in;
+    for (const ValueId v : graph_.node(i).inputs) {
+      if (!v.valid() || !choice_.weights.contains(v.node)) {
+        in.push_back(r.map(v));
+        continue;
+      }
+      Value& w = dequantized_[v.node];
+      if (!w) {
+        const Quantized q = weight(r, v.node);
+        w = dequantize_rows(q.q, q.scale, graph_.type(v).dtype);
+        if (!choice_.weights.at(v.node)) w = transpose(w, {1, 0});
+      }
+      in.push_back(w);
+    }
+    const Value first = r.to().add(*graph_.node(i).op, in, graph_.node(i).attrs);
+    std::vector<Value> out;
+    for (std::size_t k = 0; k < graph_.node(i).outputs.size(); ++k)
+      out.emplace_back(&r.to(), ValueId{first.id().node, static_cast<std::int32_t>(k)});
+    return out;
+  }
+
+  const Graph& graph_;
+  bool stored_;
+  Choice choice_;
+  const OpDef *matmul_, *embedding_, *cast_;
+  std::map<std::int32_t, Quantized> quantized_;
+  std::map<ValueId, Quantized> activations_;
+  std::map<std::int32_t, Value> dequantized_;
+  int matmuls_ = 0, embeddings_ = 0;
+};
+
+}  // namespace
+
+std::vector<QuantizableWeight> quantizable_weights(const Graph& graph) {
+  std::vector<QuantizableWeight> out;
+  for (const auto& [param, transposed] : choose(graph).weights) out.push_back({graph.input_name(param), transposed});
+  return out;
+}
+
+Graph quantize_pass(const Graph& graph, PassContext& context) {
+  if (!context.options.int8) {
+    if (context.options.int8_stored) fail("int8_stored says how weights arrive for int8 inference; set int8 as well");
+    return graph;
+  }
+  return Quantizer(graph, context).run(context);
+}
+
+}  // namespace rhetor

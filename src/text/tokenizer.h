@@ -1,0 +1,63 @@
+// Tokenizers: text <-> token ids. Training, applying, streaming, saving as Hugging Face-style tokenizer.json.
+// Thread-safety: a Tokenizer is immutable; encode and decode may run concurrently. Decoder belongs to one stream.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rhetor {
+
+using TokenId = std::int32_t;
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  virtual std::string_view kind() const = 0;                      // "byte_bpe"
+  virtual std::int64_t vocab_size() const = 0;
+  // Any bytes are legal text (byte-level): decode(encode(x)) == x. Special tokens in the text are recognised only if `specials`.
+  virtual std::vector<TokenId> encode(std::string_view text, bool specials = false) const = 0;
+  // The bytes of one token ("" for ids out of range). Special tokens give their text.
+  virtual std::string token_bytes(TokenId id) const = 0;
+  virtual bool is_special(TokenId id) const = 0;
+  // Id of a special token by its text ("<|endoftext|>"), or -1.
+  virtual TokenId special(std::string_view text) const = 0;
+  virtual std::vector<std::string> specials() const = 0;
+  virtual std::string to_json() const = 0;
+
+  // Special tokens are left out unless `keep_specials`.
+  std::string decode(const std::vector<TokenId>& ids, bool keep_specials = false) const;
+  void save(const std::filesystem::path& path) const;             // atomic
+};
+using TokenizerPtr = std::shared_ptr<const Tokenizer>;
+
+// Untrusted input: fails with one sentence on anything malformed.
+TokenizerPtr tokenizer_from_json(std::string_view json, const std::string& name = "tokenizer.json");
+TokenizerPtr load_tokenizer(const std::filesystem::path& path);   // a file or a model folder
+
+// Turns ids into text piece by piece without ever splitting a UTF-8 character; invalid bytes become U+FFFD.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(TokenizerPtr tokenizer) : tokenizer_(std::move(tokenizer)) {}
+  std::string push(TokenId id);      // the text that is now complete ("" while a character is partial)
+  std::string finish();              // what is left
+ private:
+  TokenizerPtr tokenizer_;
+  std::string pending_;
+};
+
+struct BpeTrainOptions {
+  std::int64_t vocab_size = 1024;                       // with 256 bytes and the special tokens
+  std::vector<std::string> specials = {"<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
+                                       "<|pad|>", "<|mask|>", "<|cls|>", "<|sep|>"};
+  std::function<void(double fraction)> progress;        // optional
+};
+// Byte-level BPE with GPT-2 pre-tokenisation (Sennrich et al. 2016; Radford et al. 2019). Deterministic: ties by smaller pair.
+// Stops early (with fewer tokens) when no pair occurs twice. `documents` yields the next text, false at the end.
+TokenizerPtr train_byte_bpe(const std::function<bool(std::string& document)>& documents, const BpeTrainOptions& options);
+
+}  // namespace rhetor

@@ -1,0 +1,263 @@
+#include "train/checkpoint.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "tensor/safetensors.h"
+
+namespace rhetor {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int kFormat = 1;
+constexpr std::string_view kPrefix = "step-";
+
+fs::path folder_of(const fs::path& run_folder) { return run_folder / "checkpoints"; }
+
+// The N of "step-N"; nothing for any other name.
+std::optional<std::int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix) || name.size() == kPrefix.size() || name.size() > kPrefix.size() + 18) return std::nullopt;
+  std::int64_t step = 0;
+  for (const char c : name.substr(kPrefix.size())) {
+    if (c < '0' || c > '9') return std::nullopt;
+    step = step * 10 + (c - '0');
+  }
+  return step;
+}
+
+// Whole checkpoints by name, oldest first.
+std::vector<std::pair<std::int64_t, fs::path>> list(const fs::path& folder) {
+  std::vector<std::pair<std::int64_t, fs::path>> out;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (const auto step = step_of(entry.path().filename().string())) out.emplace_back(*step, entry.path());
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+// Makes a rename inside `folder` survive a power cut.
+void flush_folder(const fs::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
+}
+
+std::uint64_t file_hash(const fs::path& path) { return hash64(MappedFile::open(path)->bytes()); }
+
+json real(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
+double real(const json& value) { return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>(); }
+
+// 64-bit hashes as text: JSON readers elsewhere would round them to doubles.
+std::string hex(std::uint64_t value) { return fmt::format("{:016x}", value); }
+
+json to_json(const TrainerState& s) {
+  return {{"format", kFormat},
+          {"step", s.step},
+          {"steps", s.steps},
+          {"updates", s.updates},
+          {"skipped", s.skipped},
+          {"skipped_in_a_row", s.skipped_in_a_row},
+          {"tokens", s.tokens},
+          {"first_loss", real(s.first_loss)},
+          {"last_loss", real(s.last_loss)},
+          {"smooth_loss", real(s.smooth_loss)},
+          {"validation_loss", real(s.validation_loss)},
+          {"seconds", real(s.seconds)},
+          {"metrics_bytes", s.metrics_bytes},
+          {"data_hash", hex(s.data_hash)},
+          {"recipe", s.recipe}};
+}
+
+TrainerState from_json(const json& j) {
+  TrainerState s;
+  s.step = j.at("step").get<std::int64_t>();
+  s.steps = j.at("steps").get<std::int64_t>();
+  s.updates = j.at("updates").get<std::int64_t>();
+  s.skipped = j.at("skipped").get<std::int64_t>();
+  s.skipped_in_a_row = j.at("skipped_in_a_row").get<std::int64_t>();
+  s.tokens = j.at("tokens").get<std::int64_t>();
+  s.first_loss = real(j.at("first_loss"));
+  s.last_loss = real(j.at("last_loss"));
+  s.smooth_loss = real(j.at("smooth_loss"));
+  s.validation_loss = real(j.at("validation_loss"));
+  s.seconds = real(j.at("seconds"));
+  s.metrics_bytes = j.at("metrics_bytes").get<std::uint64_t>();
+  s.data_hash = std::stoull(j.at("data_hash").get<std::string>(), nullptr, 16);
+  s.recipe = j.at("recipe").get<std::string>();
+  return s;
+}
+
+}  // namespace
+
+Checkpoint load_checkpoint(const fs::path& path) {
+  const fs::path meta = path / "trainer.json", states = path / "state.safetensors";
+  Checkpoint out;
+  out.path = path;
+  std::string expected;
+  try {
+    json j = json::parse(read_file(meta, 64u << 20));
+    const std::string own = j.at("checksum").get<std::string>();
+    j.erase("checksum");
+    if (hex(hash64(j.dump())) != own) fail("{}: its checksum does not match its content", meta.string());
+    if (const int format = j.at("format").get<int>(); format != kFormat) {
+      fail(ErrorKind::unsupported, "{}: checkpoint format {}, this build reads format {}", meta.string(), format, kFormat);
+    }
+    expected = j.at("state_checksum").get<std::string>();
+    out.state = from_json(j);
+  } catch (const json::exception& error) {
+    fail("{}: not a checkpoint description: {}", meta.string(), error.what());
+  } catch (const std::logic_error&) {  // stoull
+    fail("{}: not a checkpoint description: a hash is not hexadecimal", meta.string());
+  }
+  if (const std::string found = hex(file_hash(states)); found != expected) {
+    fail("{}: its checksum is {}, expected {}; the file is damaged", states.string(), found, expected);
+  }
+  out.tensors = load_safetensors(states).tensors;
+  return out;
+}
+
+std::optional<Checkpoint> load_newest_checkpoint(const fs::path& run_folder) {
+  const fs::path folder = folder_of(run_folder);
+  std::error_code ignored;
+  std::vector<fs::path> rubbish;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() == ".tmp") rubbish.push_back(entry.path());
+  }
+  for (const auto& path : rubbish) fs::remove_all(path, ignored);
+  auto all = list(folder);
+  for (auto it = all.rbegin(); it != all.rend(); ++it) {
+    try {
+      return load_checkpoint(it->second);
+    } catch (const Error& error) {
+      log_warning("{}; going back to the checkpoint before it", error.what());
+      const fs::path aside = it->second.string() + ".damaged";
+      fs::remove_all(aside, ignored);
+      fs::rename(it->second, aside, ignored);
+    }
+  }
+  return std::nullopt;
+}
+
+void remove_checkpoints(const fs::path& run_folder) {
+  std::error_code error;
+  fs::remove_all(folder_of(run_folder), error);
+  if (error) fail(ErrorKind::io, "cannot remove '{}': {}", folder_of(run_folder).string(), error.message());
+}
+
+void write_checkpoint(const fs::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors, std::int64_t keep) {
+  const fs::path folder = folder_of(run_folder);
+  const fs::path final_path = folder / fmt::format("{}{}", kPrefix, state.step);
+  const fs::path temporary = final_path.string() + ".tmp";
+  std::error_code error;
+  fs::remove_all(temporary, error);
+  fs::create_directories(temporary, error);
+  if (error) fail(ErrorKind::io, "cannot create '{}': {}", temporary.string(), error.message());
+  try {
+    save_safetensors(temporary / "state.safetensors", tensors);
+    json j = to_json(state);
+    j["state_checksum"] = hex(file_hash(temporary / "state.safetensors"));
+    j["checksum"] = hex(hash64(j.dump()));
+    write_file_atomic(temporary / "trainer.json", j.dump(1));
+    flush_folder(temporary);
+    // Only a run that resumed from an older checkpoint meets one of the same step; a rename needs an empty place.
+    if (fs::exists(final_path)) fs::remove_all(final_path);
+    fs::rename(temporary, final_path);
+    flush_folder(folder);
+  } catch (const fs::filesystem_error& failure) {
+    fs::remove_all(temporary, error);
+    fail(ErrorKind::io, "cannot write checkpoint '{}': {}", final_path.string(), failure.code().message());
+  } catch (...) {
+    fs::remove_all(temporary, error);
+    throw;
+  }
+  auto all = list(folder);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i) {
+    // Renamed first: a kill while files are being removed must not leave something that looks like a checkpoint.
+    const fs::path doomed = all[i].second.string() + ".old.tmp";
+    fs::rename(all[i].second, doomed, error);
+    fs::remove_all(error ? all[i].second : doomed, error);
+  }
+}
+
+struct CheckpointWriter::Impl {
+  fs::path run_folder;
+  std::int64_t keep;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool busy = false, stop = false;
+  TrainerState state;
+  std::map<std::string, Tensor> tensors;
+  std::string failure;
+  std::thread thread;
+
+  void loop() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [&] { return busy || stop; });
+      if (!busy) return;
+      lock.unlock();
+      std::string message;
+      try {
+        write_checkpoint(run_folder, state, tensors, keep);
+      } catch (const std::exception& error) {
+        message = error.what();
+        log_line(LogLevel::error, fmt::format("the checkpoint of step {} was not written: {}. Training goes on; the former checkpoints are intact",
+                                              state.step, message));
+      }
+      lock.lock();
+      tensors.clear();
+      failure = message;
+      busy = false;
+      changed.notify_all();
+    }
+  }
+};
+
+CheckpointWriter::CheckpointWriter(fs::path run_folder, std::int64_t keep) : impl_(std::make_unique<Impl>()) {
+  impl_->run_folder = std::move(run_folder);
+  impl_->keep = keep;
+  impl_->thread = std::thread([this] { impl_->loop(); });
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->stop = true;
+  }
+  impl_->changed.notify_all();
+  impl_->thread.join();
+}
+
+void CheckpointWriter::write(TrainerState state, std::map<std::string, Tensor> tensors) {
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [&] { return !impl_->busy; });
+  impl_->state = std::move(state);
+  impl_->tensors = std::move(tensors);
+  impl_->busy = true;
+  impl_->changed.notify_all();
+}
+
+void CheckpointWriter::wait() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [&] { return !impl_->busy; });
+}
+
+std::string CheckpointWriter::failure() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->failure;
+}
+
+}  // namespace rhetor

@@ -1,0 +1,72 @@
+// Checkpoints: FOLDER/checkpoints/step-N/{state.safetensors, trainer.json}, written in the background and whole or not at all.
+//
+// A checkpoint is written as step-N.tmp, flushed, and renamed; a kill at any moment leaves the former ones as they were.
+// trainer.json holds the checksum of the states and its own, so that a damaged checkpoint is recognised and passed over.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace rhetor {
+
+// All that a run needs beside the tensors to go on bit for bit. Batches and dropout are pure functions of (seed, step), so
+// the step is their position.
+struct TrainerState {
+  std::int64_t step = 0;                 // steps done
+  std::int64_t steps = 0;                // steps planned
+  std::int64_t updates = 0;              // steps whose update was applied: AdamW's time
+  std::int64_t skipped = 0, skipped_in_a_row = 0;
+  std::int64_t tokens = 0;
+  double first_loss = 0, last_loss = 0, smooth_loss = 0;
+  double validation_loss = std::numeric_limits<double>::quiet_NaN();
+  double seconds = 0;                    // training time so far; a timing, not reproduced
+  std::uint64_t metrics_bytes = 0;       // length of metrics.jsonl at this step
+  std::uint64_t data_hash = 0;           // of the token stream
+  std::string recipe;                    // as TOML
+};
+
+struct Checkpoint {
+  TrainerState state;
+  std::map<std::string, Tensor> tensors;  // views of the mapped file
+  std::filesystem::path path;
+};
+
+// The newest checkpoint that is whole, or nothing. Damaged ones are reported as warnings and renamed to step-N.damaged;
+// what an interrupted write left behind is removed.
+std::optional<Checkpoint> load_newest_checkpoint(const std::filesystem::path& run_folder);
+// Fails naming the file and what is wrong with it.
+Checkpoint load_checkpoint(const std::filesystem::path& path);
+// Removes all checkpoints of a run (a fresh start).
+void remove_checkpoints(const std::filesystem::path& run_folder);
+
+// Writes now, on the calling thread, then deletes all but the newest `keep`.
+void write_checkpoint(const std::filesystem::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors,
+                      std::int64_t keep);
+
+// One thread that writes checkpoints while training goes on. A failed write (disk full) is reported as an error message and kept
+// for failed(); the former checkpoints stay.
+class CheckpointWriter {
+ public:
+  CheckpointWriter(std::filesystem::path run_folder, std::int64_t keep);
+  ~CheckpointWriter();  // finishes what was given to it
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  // `tensors` are copies that nobody writes to. Waits while an earlier checkpoint is still being written.
+  void write(TrainerState state, std::map<std::string, Tensor> tensors);
+  void wait();
+  // The sentence of the last failed write; "" if the last one succeeded.
+  std::string failure() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rhetor

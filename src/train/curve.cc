@@ -1,0 +1,128 @@
+#include "train/curve.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace rhetor {
+namespace {
+
+constexpr double kWidth = 760, kHeight = 380, kLeft = 56, kRight = 20, kTop = 40, kBottom = 44;
+constexpr std::size_t kMaxPoints = 600;  // more would not be seen
+
+struct Frame {
+  double max_step = 1, low = 0, high = 1;
+  double x(double step) const { return kLeft + (kWidth - kLeft - kRight) * step / max_step; }
+  double y(double loss) const { return kHeight - kBottom - (kHeight - kTop - kBottom) * (std::clamp(loss, low, high) - low) / (high - low); }
+};
+
+// Neighbours are averaged so that at most kMaxPoints are drawn.
+std::vector<CurvePoint> thin(const std::vector<CurvePoint>& points) {
+  const std::size_t group = (points.size() + kMaxPoints - 1) / kMaxPoints;
+  if (group <= 1) return points;
+  std::vector<CurvePoint> out;
+  for (std::size_t i = 0; i < points.size(); i += group) {
+    const std::size_t end = std::min(points.size(), i + group);
+    double sum = 0;
+    for (std::size_t j = i; j < end; ++j) sum += points[j].loss;
+    out.push_back({points[(i + end - 1) / 2].step, sum / static_cast<double>(end - i)});
+  }
+  return out;
+}
+
+std::string polyline(const Frame& frame, const std::vector<CurvePoint>& points, const char* style) {
+  std::string out = fmt::format("<polyline class=\"{}\" points=\"", style);
+  for (const auto& p : points) out += fmt::format("{:.1f},{:.1f} ", frame.x(static_cast<double>(p.step)), frame.y(p.loss));
+  return out + "\"/>\n";
+}
+
+// 1, 2 or 5 times a power of ten, about `count` of them in `span`.
+double tick_step(double span, int count) {
+  const double raw = span / count, power = std::pow(10.0, std::floor(std::log10(raw)));
+  for (const double m : {1.0, 2.0, 5.0}) {
+    if (raw <= m * power) return m * power;
+  }
+  return 10 * power;
+}
+
+std::string escape(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<') out += "&lt;";
+    else if (c == '>') out += "&gt;";
+    else if (c == '&') out += "&amp;";
+    else out += c;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string loss_curve_svg(const MetricsHistory& history, const std::string& title) {
+  std::vector<CurvePoint> raw;
+  for (const auto& p : history.train) {
+    if (std::isfinite(p.loss)) raw.push_back(p);
+  }
+  std::vector<CurvePoint> smoothed;
+  double average = 0;
+  for (std::size_t i = 0; i < raw.size(); ++i) {
+    average = smooth(average, raw[i].loss, static_cast<std::int64_t>(i));
+    smoothed.push_back({raw[i].step, average});
+  }
+  raw = thin(raw);
+  smoothed = thin(smoothed);
+  Frame frame;
+  double low = 1e30, high = -1e30;
+  for (const std::vector<CurvePoint>* points : {&std::as_const(smoothed), &history.validation}) {
+    for (const auto& p : *points) {
+      if (!std::isfinite(p.loss)) continue;
+      low = std::min(low, p.loss), high = std::max(high, p.loss);
+      frame.max_step = std::max(frame.max_step, static_cast<double>(p.step));
+    }
+  }
+  if (low > high) low = 0, high = 1;
+  const double margin = std::max(0.05 * (high - low), 1e-3);
+  frame.low = std::max(0.0, low - margin);
+  frame.high = high + margin;
+
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\">\n"
+      "<title>{2}</title>\n<style>\n"
+      "svg{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;--train:#0969da;--valid:#cf222e;background:var(--page);font:12px system-ui,sans-serif}}\n"
+      "@media(prefers-color-scheme:dark){{svg{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d;--train:#58a6ff;--valid:#ff7b72}}}}\n"
+      "text{{fill:var(--ink)}} line{{stroke:var(--faint)}} polyline{{fill:none;stroke-linejoin:round}}\n"
+      ".raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .train{{stroke:var(--train);stroke-width:2}}\n"
+      ".valid{{stroke:var(--valid);stroke-width:2}} circle{{fill:var(--valid)}}\n</style>\n",
+      kWidth, kHeight, escape(title));
+  svg += fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n", kLeft, escape(title));
+  const double dy = tick_step(frame.high - frame.low, 6);
+  for (double v = std::ceil(frame.low / dy) * dy; v <= frame.high; v += dy) {
+    svg += fmt::format("<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n", kLeft,
+                       kWidth - kRight, frame.y(v), frame.y(v), kLeft - 8, frame.y(v) + 4, std::round(v / dy) * dy);
+  }
+  const double dx = std::max(1.0, tick_step(frame.max_step, 8));
+  for (double v = 0; v <= frame.max_step; v += dx) {
+    svg += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/><text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:.0f}</text>\n",
+                       frame.x(v), kHeight - kBottom, kHeight - kBottom + 4, kHeight - kBottom + 18, v);
+  }
+  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">step</text>\n", kWidth - kRight, kHeight - 8);
+  svg += polyline(frame, raw, "raw") + polyline(frame, smoothed, "train");
+  if (!history.validation.empty()) {
+    svg += polyline(frame, history.validation, "valid");
+    const auto& last = history.validation.back();
+    svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>\n", frame.x(static_cast<double>(last.step)), frame.y(last.loss));
+  }
+  double legend = kWidth - kRight - 250;
+  for (const auto& [style, label] : {std::pair{"train", "training loss (smoothed)"}, std::pair{"valid", "validation"}}) {
+    if (style[0] == 'v' && history.validation.empty()) continue;
+    svg += fmt::format("<polyline class=\"{}\" points=\"{:.0f},16 {:.0f},16\"/><text x=\"{:.0f}\" y=\"20\">{}</text>\n", style, legend, legend + 20,
+                       legend + 26, label);
+    legend += 175;
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace rhetor

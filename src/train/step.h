@@ -1,0 +1,66 @@
+// One training step as graphs: forward, backward, clipping and update, built from a model's loss graph.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "ops/ops.h"
+
+namespace rhetor {
+
+struct StepSpec {
+  ModelConfig config;
+  std::int64_t batch = 1, seq = 1, accumulation = 1;
+  double clip = 1.0;            // largest global gradient norm; 0 = off
+  AdamwOptions adamw;           // weight_decay applies to matrices (rank >= 2) only
+};
+
+// The weights are states under their own names; their moments are the states "adam.m.NAME" and "adam.v.NAME".
+// accumulation == 1: `train` does everything. Otherwise `train` adds a micro-batch's gradients to the states "grad.NAME",
+// which the caller zeroes before each step, and `update` applies their mean.
+// Inputs beside the batch: lr, step (f32 scalars; step counts applied updates from 1), seed (i64 scalar, if there is dropout).
+// Outputs: "loss"; and where the update is: "grad_norm" (f32, before clipping) and "applied" (f32: 1, or 0 if the norm
+// was not finite, in which case no state changed).
+struct StepGraphs {
+  Graph train, update, evaluate;
+  std::vector<std::pair<std::string, Type>> weights;
+};
+StepGraphs build_step(const StepSpec& spec);
+
+// The compiled graphs and the states they share. Used by one thread.
+class Stepper {
+ public:
+  Stepper(const StepSpec& spec, const CompileOptions& options);
+
+  struct Outcome {
+    double loss = 0, grad_norm = 0;
+    bool applied = true;
+  };
+  // `batch` holds accumulation x batch rows by input name. `update` counts applied updates from 1.
+  Outcome run(const NamedTensors& batch, double lr, std::int64_t update, std::uint64_t dropout_seed);
+  // Mean loss of spec.batch rows with the present weights, without dropout.
+  double evaluate(const NamedTensors& batch);
+
+  const std::vector<std::pair<std::string, Type>>& weights() const { return graphs_.weights; }
+  // First weights for `seed`, moments zero.
+  void initialize(std::uint64_t seed);
+  // Copies of weights and moments, and back. restore() fails naming a missing or mismatched tensor and then has changed nothing.
+  std::map<std::string, Tensor> snapshot() const;
+  void restore(const std::map<std::string, Tensor>& states, const std::string& name);
+  Weights weight_copies() const;
+  const Executable& executable() const { return *train_exe_; }
+  Session& session() { return *train_; }  // for the profiler
+
+ private:
+  void fill(Session& session, const NamedTensors& batch, std::int64_t part, std::int64_t parts);
+
+  StepSpec spec_;
+  StepGraphs graphs_;
+  std::shared_ptr<StateStore> states_;
+  ExecutablePtr train_exe_;
+  std::unique_ptr<Session> train_, update_, evaluate_;
+};
+
+}  // namespace rhetor

@@ -1,0 +1,76 @@
+// Training by recipe: `rhetor train RECIPE.toml`.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace rhetor {
+
+// A recipe as read from TOML; every field has a default that works. docs/recipes.md documents each key ([section] key).
+struct Recipe {
+  // [model]
+  std::string family = "gpt2";       // or a preset name
+  std::int64_t layers = 0;           // the size dial; 0 = 4, or the preset's
+  std::int64_t hidden = 0, heads = 0, kv_heads = 0, ffn = 0, context = 0;   // 0 = from the dial
+  double dropout = 0.0;
+  std::int64_t vocab = 1024;
+  // [data]
+  std::vector<std::string> files;    // relative to the recipe's folder
+  std::string text_field = "text", separator = "<|endoftext|>", tokenizer;   // tokenizer: "" = train one
+  double validation = 0.05;
+  // [train]
+  std::int64_t steps = 400, batch = 16, seq = 0 /* 0 = context */, accumulation = 1;
+  double minutes = 0;                // > 0: choose `steps` so that training takes about this long on this machine
+  double lr = 1e-3, min_lr_ratio = 0.1, warmup = 0.05 /* fraction of steps */, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8,
+         clip = 1.0;
+  std::string precision = "f32";     // or "bf16": contractions in bf16, master weights f32
+  std::uint64_t memory_budget = 0;
+  std::uint64_t seed = 1;
+  std::string on_nan = "skip";       // skip | stop | rollback
+  // [output]
+  std::string folder = "runs/model";
+  std::int64_t validate_every = 50, validation_batches = 8, checkpoint_every = 100, keep_checkpoints = 2;
+
+  // Reads TOML; unknown keys fail naming the nearest known one. `overrides` are "train.lr=3e-4" strings.
+  static Recipe load(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
+  static Recipe parse(std::string_view toml, const std::string& name, const std::vector<std::string>& overrides = {});
+  // Every key, in the order of the reference; parse(to_toml()) gives the same recipe.
+  std::string to_toml() const;
+  // Fails naming the key, what was expected and what was found.
+  void validate() const;
+  // The model this recipe describes for a tokenizer of `vocab` tokens.
+  ModelConfig model_config(std::int64_t vocab) const;
+  std::int64_t sequence(const ModelConfig& config) const { return seq > 0 ? seq : config.context; }
+};
+// The first key in which two recipes differ and which changes the numbers that training computes, as a clause
+// "train.lr is 0.001 there and 0.003 here"; "" if a run of one may be continued by the other.
+std::string recipe_difference(const Recipe& there, const Recipe& here);
+
+struct TrainProgress {
+  std::int64_t step = 0, steps = 0, tokens = 0;
+  double loss = 0, smooth_loss = 0, validation_loss = 0 /* NaN until measured */, lr = 0, grad_norm = 0, tokens_per_s = 0, seconds = 0, seconds_left = 0,
+         data_wait_share = 0;
+};
+struct TrainResult {
+  std::int64_t steps = 0, tokens = 0, parameters = 0;
+  double first_loss = 0, last_loss = 0, validation_loss = 0, seconds = 0, tokens_per_s = 0;
+  std::int64_t skipped = 0;          // steps whose gradient was not finite
+  bool resumed = false, stopped = false;
+  std::filesystem::path model_folder, metrics_file, curve_file;
+};
+struct TrainOptions {
+  bool fresh = false;                                     // ignore checkpoints in the folder
+  bool quiet = false;
+  std::int64_t stop_after_steps = 0;                      // > 0: save and stop early (tests)
+  std::function<void(const TrainProgress&)> progress;     // replaces the progress line
+};
+// Trains, or continues from the newest good checkpoint in recipe.folder bit-identically. Writes metrics.jsonl, loss.svg,
+// checkpoints/step-N/, tokenizer.json and at the end the model folder itself.
+TrainResult train(const Recipe& recipe, const TrainOptions& options = {});
+
+}  // namespace rhetor

@@ -1,0 +1,322 @@
+#!/usr/bin/env python3
+"""The whole program from outside: the newcomer's path, the service, bad input, kills. `--quick` leaves out the slow half."""
+import concurrent.futures
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+import urllib.error  # noqa: F401  (harness uses it)
+
+import harness
+from harness import PROGRAM, ROOT, SCRATCH, Service, model, refused, rhetor, small_text
+
+slow = unittest.skipIf("--quick" in sys.argv, "slow: in the full suite")
+
+
+class Newcomer(unittest.TestCase):
+    def test_help_teaches(self):
+        out, _ = rhetor("--help")
+        for command in "quickstart train generate chat eval compress compile explain serve bench".split():
+            self.assertIn(command, out)
+            page, _ = rhetor(command, "--help")
+            self.assertIn("Examples:", page)
+        refused("sevre", says="did you mean 'serve'")
+        refused("train", "--frehs", says="did you mean --fresh")
+        refused("bench", "models", says="ops, model, train or generate")
+
+    def test_quickstart(self):
+        folder = model()
+        numbers = json.loads((SCRATCH / "quickstart.json").read_text())
+        self.assertLess(numbers["validation_loss"], numbers["first_loss"] * 0.6)
+        self.assertLess(numbers["bytes_int8"], 0.5 * numbers["bytes_f32"])
+        self.assertLess(abs(numbers["loss_int8"] - numbers["loss_f32"]), 0.1)
+        report = (SCRATCH / "report.html").read_text()
+        self.assertGreaterEqual(report.count("<svg"), 2)
+        self.assertNotIn("http://", report.replace("http://www.w3.org", ""))   # self-contained
+        out = (SCRATCH / "quickstart.out").read_text()
+        self.assertIn("rhetor serve", out)
+        # Again: nothing is trained anew, and the weights stay.
+        before = (folder / "model/model.safetensors").read_bytes() if (folder / "model").exists() else None
+        start = time.time()
+        rhetor("quickstart", small_text(), "--minutes", "0.1", "--runs", SCRATCH / "runs", "--report", SCRATCH / "again.html")
+        self.assertLess(time.time() - start, 60)
+        if before:
+            self.assertEqual(before, (folder / "model/model.safetensors").read_bytes())
+
+    def test_generate_folder_and_plan(self):
+        folder = model()
+        texts = []
+        for source in (folder / "int8", folder / "model.plan"):
+            out, _ = rhetor("generate", source, "Anna keeps the", "--seed", "5", "--max-tokens", "20", "--quiet")
+            again, _ = rhetor("generate", source, "Anna keeps the", "--seed", "5", "--max-tokens", "20", "--quiet")
+            self.assertEqual(out, again)
+            texts.append(out)
+        self.assertEqual(texts[0], texts[1])
+        greedy, _ = rhetor("generate", folder / "model.plan", "Anna keeps the", "--temperature", "0", "--max-tokens", "24", "--quiet")
+        self.assertRegex(greedy, r"lamp|boat|book|clock|kettle|map")
+
+    def test_chat_in_the_terminal(self):
+        out, _ = rhetor("chat", model() / "model.plan", "--max-tokens", "8", stdin=b"Hello\n/reset\nAgain\n\n")
+        self.assertGreater(len(out.strip()), 0)
+
+    def test_measuring_commands(self):
+        folder = model()
+        rhetor("eval", next(p for p in (folder / "model", folder) if (p / "config.json").exists()), "--data", small_text(), "--json", SCRATCH / "eval.json")
+        result = json.loads((SCRATCH / "eval.json").read_text())
+        self.assertAlmostEqual(result["perplexity"], 2.718281828 ** result["loss"], delta=0.01)
+        rhetor("bench", "model", "--model", "bert-tiny", "--seq", "32", "--seconds", "0.2", "--json", SCRATCH / "bench.json")
+        text = (SCRATCH / "bench.json").read_text()
+        for key in ("latency_ms_p50", "throughput_per_s", "floor_ms", "memory_bytes"):
+            self.assertIn(key, text)
+        rhetor("bench", "generate", "--model", "llama-tiny", "--prompt", "16", "--tokens", "8", "--seconds", "0.2")
+        rhetor("bench", "ops", "--filter", "layer_norm", "--seconds", "0.05")
+        out, _ = rhetor("explain", "bert-tiny", "--html", SCRATCH / "explain.html")
+        for word in ("fuse", "lower bound", "refused"):
+            self.assertIn(word, out)
+        self.assertIn("<svg", (SCRATCH / "explain.html").read_text())
+
+    def test_c_example(self):
+        program = PROGRAM.parent / "example_chat"
+        out = subprocess.run([program, model() / "model.plan", "Hello"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(out.returncode, 0, out.stderr)
+        out = subprocess.run([program, SCRATCH / "no-such-model", "Hello"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(out.returncode, 1)
+        self.assertIn("no-such-model", out.stderr)
+
+
+class BadInput(unittest.TestCase):
+    def test_texts(self):
+        def file(name, content):
+            path = SCRATCH / name
+            path.write_bytes(content)
+            return path
+        run = ("--minutes", "0.02", "--runs", SCRATCH / "bad-runs", "--report", SCRATCH / "bad.html")
+        refused("quickstart", SCRATCH / "missing.txt", *run, says="missing.txt")
+        refused("quickstart", SCRATCH, *run, says="folder")
+        refused("quickstart", file("empty.txt", b""), *run, says="empty")
+        refused("quickstart", file("binary.txt", bytes(range(256)) * 64), *run, says="binary|NUL")
+        refused("quickstart", file("tiny.txt", b"too short"), *run, says="short|tokens|text")
+        rhetor("quickstart", file("latin1.txt", small_text().read_bytes().replace(b"Clara", b"Cl\xe1ra")), *run)   # invalid UTF-8 is text
+
+    def test_recipes(self):
+        def recipe(content):
+            path = SCRATCH / "recipe.toml"
+            path.write_text(content)
+            return path
+        refused("train", SCRATCH / "none.toml", says="none.toml")
+        refused("train", recipe("[train\n"), says="recipe.toml")
+        refused("train", recipe("[train]\nlearning = 1\n"), says="learning")
+        refused("train", recipe("[train]\nstepz = 1\n"), says="steps")
+        refused("train", recipe("[train]\nsteps = \"many\"\n"), says="steps")
+        refused("train", recipe("[model]\nlayers = -3\n"), says="layers")
+        refused("train", recipe("[data]\nfiles = [\"gone.txt\"]\n"), says="gone.txt")
+
+    def test_damaged_models(self):
+        source = model() / "int8"
+        plan = model() / "model.plan"
+        generator = random.Random(1)
+        for name in ("model.safetensors", "config.json", "tokenizer.json"):
+            for damage in ("truncate", "flip", "empty", "missing"):
+                broken = SCRATCH / "broken"
+                shutil.rmtree(broken, ignore_errors=True)
+                shutil.copytree(source, broken)
+                data = bytearray((broken / name).read_bytes())
+                if damage == "truncate":
+                    (broken / name).write_bytes(data[:generator.randrange(1, len(data) - 1)])
+                elif damage == "flip":
+                    data[generator.randrange(16)] ^= 0x55   # the header: payload bits cannot be told from weights
+                    (broken / name).write_bytes(data)
+                elif damage == "empty":
+                    (broken / name).write_bytes(b"")
+                else:
+                    (broken / name).unlink()
+                with self.subTest(file=name, damage=damage):
+                    refused("generate", broken, "x", "--max-tokens", "2", says=re.escape(name))
+        for _ in range(12):
+            data = bytearray(plan.read_bytes())
+            if generator.random() < 0.5:
+                data = data[:generator.randrange(len(data))]
+            else:
+                data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+            (SCRATCH / "broken.plan").write_bytes(data)
+            refused("generate", SCRATCH / "broken.plan", "x", says="broken.plan")
+
+    def test_prompts(self):
+        plan = model() / "model.plan"
+        refused("generate", plan, "word " * 4000, says="context")
+        refused("generate", plan, "x", "--temperature", "-1", says="temperature")
+        rhetor("generate", plan, "", "--max-tokens", "3")
+
+
+class ServiceTest(unittest.TestCase):
+    def test_api(self):
+        with Service(model() / "model.plan") as service:
+            status, health = service.json("/healthz")
+            self.assertEqual((status, health["status"]), (200, "ok"))
+            name = service.json("/v1/models")[1]["data"][0]["id"]
+            status, reply = service.json("/v1/chat/completions", {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5})
+            self.assertEqual((status, reply["object"], reply["choices"][0]["message"]["role"]), (200, "chat.completion", "assistant"))
+            body = {"prompt": "Anna keeps the", "max_tokens": 12, "temperature": 0, "seed": 1}
+            status, whole = service.json("/v1/completions", body)
+            self.assertEqual(status, 200)
+            status, headers, data = service.request("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+            self.assertTrue(headers["content-type"].startswith("text/event-stream"))
+            events = [line[6:] for line in data.decode().split("\n\n") if line]
+            self.assertEqual(events[-1], "[DONE]")
+            parsed = [json.loads(event) for event in events[:-1]]
+            self.assertEqual("".join(e["choices"][0]["text"] for e in parsed if e["choices"]), whole["choices"][0]["text"])
+            self.assertEqual(parsed[-1]["usage"], whole["usage"])
+            page = service.request("/")[2].decode()
+            self.assertIn("<title>Rhetor</title>", page)
+            self.assertNotIn("https://", page)
+
+    def test_bad_requests(self):
+        chat = "/v1/chat/completions"
+        user = [{"role": "user", "content": "Hi"}]
+        with Service(model() / "model.plan") as service:
+            for body, word in [({}, "messages"), ({"messages": []}, "messages"), ({"messages": [{"role": "king", "content": "x"}]}, "king"),
+                               ({"messages": [{"role": "user"}]}, "content"), ({"messages": user, "temperature": "hot"}, "temperature"),
+                               ({"messages": user, "temperature": 9}, "temperature"), ({"messages": user, "max_tokens": 0}, "max_tokens"),
+                               ({"messages": user, "n": 2}, "'n'"), ({"messages": user, "stop": [1]}, "stop"),
+                               ({"messages": [{"role": "user", "content": "word " * 5000}]}, "context"), ([1], "object")]:
+                status, reply = service.json(chat, body)
+                self.assertEqual(status, 400, (body, reply))
+                self.assertIn(word, reply["error"]["message"])
+            self.assertEqual(service.json(chat, {"model": "gpt-9", "messages": user})[0], 404)
+            self.assertEqual(service.request(chat, raw=b"{not json")[0], 400)
+            self.assertEqual(service.request(chat, raw=b"[" * 100000)[0], 400)
+            self.assertEqual(service.request(chat, raw=b"{\"messages\": \"\xff\xfe\"}")[0], 400)
+            self.assertEqual(service.request(chat, raw=b"x" * (2 << 20))[0], 413)
+            self.assertEqual(service.request(chat)[0], 405)
+            self.assertEqual(service.request("/nowhere")[0], 404)
+            for raw in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 40000 + b" HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+                with socket.create_connection(("127.0.0.1", service.port), 10) as s:
+                    s.sendall(raw)
+                    s.settimeout(10)
+                    answer = s.recv(4096)
+                    self.assertTrue(answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer)
+            self.assertEqual(service.json("/healthz")[0], 200)   # still up
+            refused("serve", model() / "model.plan", "--port", service.port, says=f"{service.port}")
+
+    def test_dropped_client_frees_its_slot(self):
+        with Service(model() / "model.plan", "--workers", "1") as service:
+            body = json.dumps({"prompt": "Anna", "max_tokens": 100000, "stream": True, "temperature": 1}).encode()
+            with socket.create_connection(("127.0.0.1", service.port), 10) as s:
+                s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                s.recv(100)
+            harness.wait_for(lambda: service.json("/healthz")[1]["running"] == 0)
+            self.assertEqual(service.json("/v1/completions", {"prompt": "Anna", "max_tokens": 3})[0], 200)
+
+    def test_overload_and_concurrency(self):
+        with Service(model() / "model.plan", "--queue", "2", "--workers", "1") as service:
+            body = {"prompt": "Anna keeps", "max_tokens": 200, "temperature": 1, "seed": 3}
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                replies = list(pool.map(lambda _: service.json("/v1/completions", body), range(16)))
+            self.assertEqual({status for status, _ in replies} - {200, 429}, set())
+            texts = {reply["choices"][0]["text"] for status, reply in replies if status == 200}
+            self.assertEqual(len(texts), 1)   # same seed, same text, whoever runs beside it
+        with Service(model() / "model.plan") as service:
+            with concurrent.futures.ThreadPoolExecutor(32) as pool:
+                replies = list(pool.map(lambda i: service.json("/v1/completions", {"prompt": "Boris", "max_tokens": 10, "seed": i}), range(32)))
+            self.assertEqual({status for status, _ in replies}, {200})
+
+    def test_curl(self):
+        with Service(model() / "model.plan") as service:
+            out = subprocess.run(["curl", "-sN", "--max-time", "30", service.url + "/v1/chat/completions", "-H", "content-type: application/json",
+                                  "-d", json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 6})],
+                                 capture_output=True, text=True, check=True).stdout
+            self.assertTrue(out.rstrip().endswith("data: [DONE]"), out)
+
+
+class Survival(unittest.TestCase):
+    RECIPE = """
+[model]
+layers = 2
+hidden = 64
+heads = 2
+context = 64
+vocab = 400
+[data]
+files = ["small.txt"]
+[train]
+steps = 60
+batch = 4
+[output]
+folder = "{folder}"
+checkpoint_every = 5
+validate_every = 20
+"""
+
+    def recipe(self, folder):
+        small_text()
+        path = SCRATCH / f"{folder}.toml"
+        path.write_text(self.RECIPE.format(folder=SCRATCH / folder))
+        return path
+
+    def weights(self, folder):
+        found = sorted((SCRATCH / folder).rglob("model.safetensors"), key=lambda p: len(p.parts))
+        return found[0].read_bytes()
+
+    @slow
+    def test_kill_at_any_moment_and_resume(self):
+        rhetor("train", self.recipe("whole"), "--quiet")
+        generator = random.Random(4)
+        kills = 0
+        for _ in range(60):
+            process = subprocess.Popen([PROGRAM, "train", self.recipe("killed"), "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SCRATCH)
+            try:
+                process.wait(generator.uniform(0.05, 1.2))
+                self.assertEqual(process.returncode, 0)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        else:
+            rhetor("train", self.recipe("killed"), "--quiet")
+        self.assertGreater(kills, 2)
+        self.assertEqual(self.weights("whole"), self.weights("killed"), f"after {kills} kills")
+
+    @slow
+    def test_sigterm_saves_and_stops(self):
+        process = subprocess.Popen([PROGRAM, "train", self.recipe("term"), "--quiet", "--set", "train.steps=100000"], cwd=SCRATCH,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        harness.wait_for(lambda: any((SCRATCH / "term").rglob("step-*")), 60)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0, err)
+        self.assertIn(b"stopped", out)
+
+    @slow
+    def test_disk_full_while_saving(self):
+        rhetor("train", self.recipe("full"), "--quiet", "--set", "train.steps=10")
+        saved = self.weights("full")
+
+        def limit():   # any file larger than this cannot be written: a full disk, as far as the program can tell
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        done = subprocess.run([PROGRAM, "train", self.recipe("full"), "--fresh", "--quiet", "--set", "train.steps=12"], capture_output=True, cwd=SCRATCH,
+                              preexec_fn=limit, timeout=120, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "cannot write|File too large|full")
+        self.assertEqual(saved, self.weights("full"), "the old model must survive")
+        self.assertFalse(list((SCRATCH / "full").rglob("*.tmp.*")))
+
+
+if __name__ == "__main__":
+    sys.argv = [word for word in sys.argv if word != "--quick"]
+    if not PROGRAM.exists():
+        sys.exit(f"{PROGRAM} does not exist; build it first (./run or ./test)")
+    os.chdir(ROOT)
+    try:
+        unittest.main(verbosity=2)
+    finally:
+        harness.clean_up()
