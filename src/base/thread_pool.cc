@@ -25,52 +25,65 @@ inline void relax() { __builtin_ia32_pause(); }
 
 }  // namespace
 
+// One run is a generation. The ticket packs generation, number of tasks and next task into one word, so a task is claimed by one
+// compare-and-swap that cannot succeed on a stale generation: a worker that wakes late, or is kept off its core, holds nobody up.
+// `task` and `context` change only when every task of the generation before has been claimed and done.
 struct ThreadPool::Impl {
+  static constexpr int kMaxTasks = 0xffff;
+
   std::vector<std::thread> workers;
-  std::mutex owner;  // held by the caller that uses the workers
+  std::atomic<bool> owned{false};  // a caller uses the workers
   std::mutex sleep_mutex;
   std::condition_variable wake;
-  std::atomic<std::uint64_t> generation{0};
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
 
-  Task task = nullptr;
-  void* context = nullptr;
-  int tasks = 0;
-  std::atomic<int> next{0};
-  std::atomic<int> busy{0};  // workers that have not finished the current generation
+  std::atomic<std::uint64_t> ticket{0};  // generation << 32 | tasks << 16 | next task
+  std::atomic<Task> task{nullptr};
+  std::atomic<void*> context{nullptr};
+  std::atomic<int> done{0};
 
+  static std::uint64_t generation(std::uint64_t t) { return t >> 32; }
+
+  // Claims and runs tasks of the current generation until none is left.
   void drain() {
-    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < tasks;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      task(context, i);
+    std::uint64_t t = ticket.load(std::memory_order_acquire);
+    for (;;) {
+      const auto next = static_cast<int>(t & 0xffff), tasks = static_cast<int>(t >> 16 & 0xffff);
+      if (next >= tasks) return;
+      const Task run = task.load(std::memory_order_relaxed);
+      void* const argument = context.load(std::memory_order_relaxed);
+      if (!ticket.compare_exchange_weak(t, t + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      run(argument, next);
+      done.fetch_add(1, std::memory_order_release);
+      t = ticket.load(std::memory_order_acquire);
     }
   }
 
   void work() {
     std::uint64_t seen = 0;
     for (;;) {
-      std::uint64_t now = generation.load(std::memory_order_acquire);
+      std::uint64_t now = generation(ticket.load(std::memory_order_acquire));
       for (int spin = 0; now == seen && spin < kSpins; ++spin) {
         relax();
-        now = generation.load(std::memory_order_acquire);
+        now = generation(ticket.load(std::memory_order_acquire));
       }
       if (now == seen) {
         std::unique_lock lock(sleep_mutex);
         sleepers.fetch_add(1);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, [&] { return generation(ticket.load()) != seen; });
         sleepers.fetch_sub(1);
-        now = generation.load(std::memory_order_acquire);
+        now = generation(ticket.load());
       }
       seen = now;
       if (stop.load(std::memory_order_acquire)) return;
       drain();
-      busy.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  void publish() {
-    generation.fetch_add(1);
+  void publish(int tasks) {
+    const std::uint64_t next = (generation(ticket.load(std::memory_order_relaxed)) + 1) & 0xffffffffu;
+    ticket.store(next << 32 | static_cast<std::uint64_t>(tasks) << 16);
     if (sleepers.load() > 0) {
       std::lock_guard lock(sleep_mutex);
       wake.notify_all();
@@ -85,31 +98,26 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()), threads_(
 
 ThreadPool::~ThreadPool() {
   impl_->stop.store(true, std::memory_order_release);
-  {
-    std::lock_guard lock(impl_->sleep_mutex);
-    impl_->generation.fetch_add(1);
-    impl_->wake.notify_all();
-  }
+  impl_->publish(0);
   for (auto& worker : impl_->workers) worker.join();
 }
 
 void ThreadPool::run(int tasks, Task task, void* context) {
   Impl& impl = *impl_;
-  std::unique_lock owner(impl.owner, std::defer_lock);
-  if (tasks <= 1 || threads_ == 1 || !owner.try_lock()) {
+  // Also the way out for a task that calls run() itself: the pool is owned, by this very thread.
+  if (tasks <= 1 || tasks > Impl::kMaxTasks || threads_ == 1 || impl.owned.exchange(true, std::memory_order_acquire)) {
     for (int i = 0; i < tasks; ++i) task(context, i);
     return;
   }
-  impl.task = task;
-  impl.context = context;
-  impl.tasks = tasks;
-  impl.next.store(0, std::memory_order_relaxed);
-  impl.busy.store(threads_ - 1, std::memory_order_relaxed);
-  impl.publish();
+  impl.task.store(task, std::memory_order_relaxed);
+  impl.context.store(context, std::memory_order_relaxed);
+  impl.done.store(0, std::memory_order_relaxed);
+  impl.publish(tasks);
   impl.drain();
-  for (int spin = 0; impl.busy.load(std::memory_order_acquire) != 0; ++spin) {
+  for (int spin = 0; impl.done.load(std::memory_order_acquire) != tasks; ++spin) {
     if (spin < kSpins) relax(); else std::this_thread::yield();
   }
+  impl.owned.store(false, std::memory_order_release);
 }
 
 int available_cores() {

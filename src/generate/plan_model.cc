@@ -26,7 +26,8 @@ class PlanModel final : public LanguageModel {
     }
     std::sort(batches_.begin(), batches_.end());
     std::sort(buckets_.begin(), buckets_.end());
-    if (batches_.empty() || batches_[0] != 1 || buckets_.empty()) fail("'{}' is a plan, but not one of a language model; compile a gpt2 or llama folder", file_);
+    if (buckets_.empty() && !batches_.empty()) buckets_.push_back(1);  // a context of one token
+    if (batches_.empty() || batches_[0] != 1) fail("'{}' is a plan, but not one of a language model; compile a gpt2 or llama folder", file_);
   }
   const ModelConfig& config() const override { return config_; }
   const TokenizerPtr& tokenizer() const override { return tokenizer_; }

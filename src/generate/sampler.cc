@@ -22,6 +22,32 @@ TokenId argmax(std::span<const float> logits) {
   return static_cast<TokenId>(best);
 }
 
+struct Choice {
+  float logit;
+  TokenId id;
+  double weight;  // proportional to its probability
+};
+
+bool higher(const Choice& a, const Choice& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
+
+// Leaves the smallest set of most likely tokens whose weight reaches `enough` (Holtzman et al. 2020, "The curious case of neural text
+// degeneration"), most likely first, and returns its weight. Few tokens usually suffice, so only a growing head is sorted.
+double keep_nucleus(std::vector<Choice>& choices, double enough) {
+  double sum = 0;
+  std::size_t count = 0, sorted = 0;
+  while (count < choices.size() && sum < enough) {
+    if (count == sorted) {
+      const std::size_t next = std::min(choices.size(), std::max<std::size_t>(64, 4 * sorted));
+      const auto from = choices.begin() + static_cast<std::ptrdiff_t>(sorted);
+      std::partial_sort(from, choices.begin() + static_cast<std::ptrdiff_t>(next), choices.end(), higher);
+      sorted = next;
+    }
+    sum += choices[count++].weight;
+  }
+  choices.resize(std::max<std::size_t>(1, count));
+  return sum;
+}
+
 }  // namespace
 
 void Sampling::validate() const {
@@ -39,44 +65,27 @@ void Sampling::validate() const {
 TokenId sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t counter) {
   check(!logits.empty(), "sampling needs logits");
   if (sampling.temperature == 0 || sampling.top_k == 1) return argmax(logits);
-  struct Choice {
-    float logit;
-    TokenId id;
-  };
   thread_local std::vector<Choice> choices;  // kept between calls: one allocation a thread
   choices.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > -std::numeric_limits<float>::infinity()) choices.push_back({logits[i], static_cast<TokenId>(i)});
+    if (logits[i] > -std::numeric_limits<float>::infinity()) choices.push_back({logits[i], static_cast<TokenId>(i), 0});
   }
   if (choices.empty()) return argmax(logits);
-  const auto higher = [](const Choice& a, const Choice& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; };
   if (sampling.top_k > 0 && sampling.top_k < static_cast<std::int64_t>(choices.size())) {
     std::nth_element(choices.begin(), choices.begin() + sampling.top_k - 1, choices.end(), higher);
     choices.resize(static_cast<std::size_t>(sampling.top_k));
+    std::sort(choices.begin(), choices.end(), [](const Choice& x, const Choice& y) { return x.id < y.id; });
   }
-  // Only the nucleus needs an order; the plain draw walks ids upwards, which is an order too.
-  const bool nucleus = sampling.top_p < 1;
-  if (nucleus) std::sort(choices.begin(), choices.end(), higher);
-  else std::sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) { return a.id < b.id; });
   float top = choices[0].logit;
   for (const auto& c : choices) top = std::max(top, c.logit);
-  const auto weight = [&](const Choice& c) { return std::exp((static_cast<double>(c.logit) - top) / sampling.temperature); };
   double total = 0;
-  for (const auto& c : choices) total += weight(c);
-  if (nucleus) {
-    // The smallest set of most likely tokens whose probability reaches top_p (Holtzman et al. 2020).
-    double sum = 0;
-    std::size_t count = 0;
-    while (count < choices.size() && sum < sampling.top_p * total) sum += weight(choices[count++]);
-    choices.resize(std::max<std::size_t>(1, count));
-    total = 0;
-    for (const auto& c : choices) total += weight(c);
-  }
+  for (auto& c : choices) total += c.weight = std::exp((static_cast<double>(c.logit) - top) / sampling.temperature);
+  if (sampling.top_p < 1) total = keep_nucleus(choices, sampling.top_p * total);
   const Philox words = random_block(sampling.seed, kSamplingStream, counter);
   const double uniform = static_cast<double>((std::uint64_t{words[0]} << 21) ^ (words[1] >> 11)) * 0x1p-53;  // [0, 1)
   double rest = uniform * total;
   for (const auto& c : choices) {
-    rest -= weight(c);
+    rest -= c.weight;
     if (rest < 0) return c.id;
   }
   return choices.back().id;

@@ -255,6 +255,11 @@ void CheckpointWriter::wait() {
   impl_->changed.wait(lock, [&] { return !impl_->busy; });
 }
 
+bool CheckpointWriter::busy() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->busy;
+}
+
 std::string CheckpointWriter::failure() const {
   std::lock_guard lock(impl_->mutex);
   return impl_->failure;

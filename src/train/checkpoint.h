@@ -61,6 +61,7 @@ class CheckpointWriter {
   // `tensors` are copies that nobody writes to. Waits while an earlier checkpoint is still being written.
   void write(TrainerState state, std::map<std::string, Tensor> tensors);
   void wait();
+  bool busy() const;  // a checkpoint is being written
   // The sentence of the last failed write; "" if the last one succeeded.
   std::string failure() const;
 

@@ -89,13 +89,14 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
   frame.high = high + margin;
 
   std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\">\n"
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"loss-curve\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\">\n"
       "<title>{2}</title>\n<style>\n"
-      "svg{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;--train:#0969da;--valid:#cf222e;background:var(--page);font:12px system-ui,sans-serif}}\n"
-      "@media(prefers-color-scheme:dark){{svg{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d;--train:#58a6ff;--valid:#ff7b72}}}}\n"
-      "text{{fill:var(--ink)}} line{{stroke:var(--faint)}} polyline{{fill:none;stroke-linejoin:round}}\n"
-      ".raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .train{{stroke:var(--train);stroke-width:2}}\n"
-      ".valid{{stroke:var(--valid);stroke-width:2}} circle{{fill:var(--valid)}}\n</style>\n",
+      // Every rule is scoped: the picture may stand inside a page.
+      ".loss-curve{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;--train:#0969da;--valid:#cf222e;background:var(--page);font:12px system-ui,sans-serif}}\n"
+      "@media(prefers-color-scheme:dark){{.loss-curve{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d;--train:#58a6ff;--valid:#ff7b72}}}}\n"
+      ".loss-curve text{{fill:var(--ink)}} .loss-curve line{{stroke:var(--faint)}} .loss-curve polyline{{fill:none;stroke-linejoin:round}}\n"
+      ".loss-curve .raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .loss-curve .train{{stroke:var(--train);stroke-width:2}}\n"
+      ".loss-curve .valid{{stroke:var(--valid);stroke-width:2}} .loss-curve circle{{fill:var(--valid)}}\n</style>\n",
       kWidth, kHeight, escape(title));
   svg += fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n", kLeft, escape(title));
   const double dy = tick_step(frame.high - frame.low, 6);

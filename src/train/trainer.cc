@@ -129,7 +129,7 @@ class Run {
   void open_data();
   void choose_steps();
   void resume(const Checkpoint& checkpoint);
-  Stepper::Outcome one_step(const NamedTensors& batch);
+  void one_step(BatchStream& batches);
   void handle_bad_step(const Stepper::Outcome& outcome);
   void roll_back();
   void validate();
@@ -244,17 +244,24 @@ void Run::choose_steps() {
     validation_seconds = seconds_since(before) * static_cast<double>(validation_.size()) / static_cast<double>(recipe_.validate_every);
   }
   const double left = std::max(0.0, recipe_.minutes * 60 - seconds_since(start));
-  state_.steps = std::max<std::int64_t>(10, static_cast<std::int64_t>(left / (step_seconds + validation_seconds)));
+  // A few percent go to checkpoints, the curve and the last validation.
+  state_.steps = std::max<std::int64_t>(10, static_cast<std::int64_t>(0.96 * left / (step_seconds + validation_seconds)));
   stepper_->initialize(recipe_.seed);
   line_.note(fmt::format("{} steps of {:.0f} ms fit into {:g} minutes", state_.steps, step_seconds * 1e3, recipe_.minutes));
 }
 
-Stepper::Outcome Run::one_step(const NamedTensors& batch) {
+void Run::one_step(BatchStream& batches) {
+  const auto start = Clock::now();
+  const NamedTensors batch = batches.next();
+  data_waited_ = batches.waited_seconds();
   ++state_.step;
   const double lr = learning_rate(recipe_, state_.step, state_.steps);
   const std::uint64_t dropout_seed = recipe_.seed * 0x9E3779B97F4A7C15u + static_cast<std::uint64_t>(state_.step);
   const Stepper::Outcome outcome = stepper_->run(batch, lr, state_.updates + 1, dropout_seed);
-  state_.tokens += rows() * recipe_.sequence(config_);
+  const std::int64_t tokens = rows() * recipe_.sequence(config_);
+  state_.tokens += tokens;
+  const double now_rate = static_cast<double>(tokens) / std::max(1e-9, seconds_since(start));
+  rate_ = rate_ == 0 ? now_rate : rate_ + 0.1 * (now_rate - rate_);
   if (state_.step == 1) state_.first_loss = outcome.loss;
   if (outcome.applied) {
     state_.smooth_loss = smooth(state_.smooth_loss, outcome.loss, state_.updates);
@@ -264,7 +271,6 @@ Stepper::Outcome Run::one_step(const NamedTensors& batch) {
   }
   report(outcome, lr);
   if (!outcome.applied) handle_bad_step(outcome);
-  return outcome;
 }
 
 void Run::handle_bad_step(const Stepper::Outcome& outcome) {
@@ -363,24 +369,19 @@ TrainResult Run::train() {
   const std::int64_t begin = state_.step;
   if (begin < state_.steps) {
     BatchStream batches = stream(begin);
-    auto last = Clock::now();
     while (state_.step < state_.steps) {
-      const NamedTensors batch = batches.next();
-      data_waited_ = batches.waited_seconds();
-      one_step(batch);
-      const double step_seconds = seconds_since(last);
-      const double now_rate = static_cast<double>(rows() * recipe_.sequence(config_)) / std::max(1e-9, step_seconds);
-      rate_ = rate_ == 0 ? now_rate : rate_ + 0.1 * (now_rate - rate_);
+      one_step(batches);
       if ((recipe_.validate_every > 0 && state_.step % recipe_.validate_every == 0) || state_.step == state_.steps) {
         validate();
         draw_curve();
       }
       result.stopped = state_.step < state_.steps &&
                        (g_interrupted != 0 || (options_.stop_after_steps > 0 && state_.step - begin >= options_.stop_after_steps));
-      const bool due = recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0;
+      // A disk slower than the interval costs checkpoints, not time; a rollback needs each one, to be the same in every run.
+      const bool due = recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
+                       (recipe_.on_nan == "rollback" || !writer_->busy());
       if (due || result.stopped || state_.step == state_.steps) save_checkpoint();
       if (result.stopped) break;
-      last = Clock::now();
     }
     writer_->wait();
   }

@@ -58,7 +58,7 @@ struct TrainProgress {
 };
 struct TrainResult {
   std::int64_t steps = 0, tokens = 0, parameters = 0;
-  double first_loss = 0, last_loss = 0, validation_loss = 0, seconds = 0, tokens_per_s = 0;
+  double first_loss = 0, last_loss = 0 /* smoothed */, validation_loss = 0 /* NaN if the text is too short for one */, seconds = 0, tokens_per_s = 0;
   std::int64_t skipped = 0;          // steps whose gradient was not finite
   bool resumed = false, stopped = false;
   std::filesystem::path model_folder, metrics_file, curve_file;
@@ -69,8 +69,10 @@ struct TrainOptions {
   std::int64_t stop_after_steps = 0;                      // > 0: save and stop early (tests)
   std::function<void(const TrainProgress&)> progress;     // replaces the progress line
 };
-// Trains, or continues from the newest good checkpoint in recipe.folder bit-identically. Writes metrics.jsonl, loss.svg,
-// checkpoints/step-N/, tokenizer.json and at the end the model folder itself.
+// Trains, or continues from the newest good checkpoint in recipe.folder bit-identically (on as many threads). Writes run.json,
+// tokenizer.json, metrics.jsonl, loss.svg, checkpoints/step-N/ and at the end the model folder itself. A finished run returns at
+// once. SIGINT and SIGTERM save a checkpoint and return with `stopped`; a second one ends the process. Fails if the folder holds a
+// training of another recipe or text (naming the key), or is being trained in by another process. One training a process at a time.
 TrainResult train(const Recipe& recipe, const TrainOptions& options = {});
 
 }  // namespace rhetor

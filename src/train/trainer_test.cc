@@ -58,6 +58,8 @@ TEST(Trainer, AStoppedRunGoesOnBitForBit) {
 TEST(Trainer, AnInterruptSavesAndStops) {
   ScratchFolder a, b;
   Recipe whole = toy_recipe(a.path()), cut = toy_recipe(b.path());
+  whole.accumulation = cut.accumulation = 2;
+  whole.dropout = cut.dropout = 0.1;
   train(whole, quiet());
   TrainOptions options;
   options.progress = [](const TrainProgress& p) {
@@ -92,10 +94,28 @@ TEST(Trainer, AnotherRecipeOrTextIsNotContinued) {
   }
 }
 
+TEST(Trainer, OneTrainingAFolder) {
+  ScratchFolder scratch;
+  const Recipe recipe = toy_recipe(scratch.path());
+  std::string message;
+  TrainOptions options;
+  options.stop_after_steps = 1;
+  options.progress = [&](const TrainProgress&) {
+    try {
+      train(recipe, quiet());
+    } catch (const Error& error) {
+      message = error.what();
+    }
+  };
+  train(recipe, options);
+  EXPECT_THAT(message, HasSubstr("another training is writing to"));
+}
+
 TEST(Trainer, MinutesChooseTheNumberOfStepsOnce) {
   ScratchFolder scratch;
   Recipe recipe = toy_recipe(scratch.path());
-  recipe.minutes = 0.05;
+  recipe.minutes = 0.045;
+  recipe.checkpoint_every = 0;
   const TrainResult first = train(recipe, {.quiet = true, .stop_after_steps = 3});
   EXPECT_TRUE(first.stopped);
   const auto run = nlohmann::json::parse(read_file(fs::path(recipe.folder) / "run.json"));
@@ -230,11 +250,14 @@ TEST(Trainer, OnNanStopRollbackAndSkip) {
     recipe.warmup = 0;
     recipe.steps = 60;
     recipe.weight_decay = 10;
+    std::int64_t skipped = 0;
     try {
-      train(recipe, quiet());
+      skipped = train(recipe, quiet()).skipped;
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), HasSubstr("finite"));
+      skipped = 1;
     }
+    EXPECT_GT(skipped, 0) << "the learning rate is not high enough for this test";
     // Whatever happened, the newest checkpoint holds finite weights.
     const fs::path folder = fs::path(recipe.folder) / "checkpoints";
     for (const auto& entry : fs::directory_iterator(folder)) {
