@@ -10,8 +10,8 @@ int main() {
   %0 = input "x" : f32[2,3]
   %1 = param "w" : f32[3,2]
   %2 = param "b" : f32[2]
-  %3 = matmul(%0, %1) : f32[2,2]
-  %4 = broadcast_to(%2) {shape=[2,2]} : f32[2,2]
+  %3 = matmul(%0, %1) {out = f32} : f32[2,2]
+  %4 = broadcast_to(%2) {shape = [2,2]} : f32[2,2]
   %5 = add(%3, %4) : f32[2,2]
   %6 = gelu(%5) : f32[2,2]
   output "y" = %6

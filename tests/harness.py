@@ -40,7 +40,7 @@ def refused(*words, says, **options):
 
 def small_text():
     """A few kilobytes of regular English that a tiny model learns in seconds."""
-    people = ["Anna", "Boris", "Clara", "David", "Elena", "Felix"]
+    people = ["Anna", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Henry", "Irene", "Jonas", "Karla", "Louis"]
     things = ["lamp", "boat", "book", "clock", "kettle", "map"]
     places = ["harbour", "library", "garden", "market"]
     lines = [f"{p} keeps the {t} in the {w}. Every morning {p} takes the {t} and walks to the {w}.\n"
@@ -58,7 +58,7 @@ def model():
     """The run folder of one quickstart on small_text(), made once."""
     global _model
     if _model is None:
-        out, _ = rhetor("quickstart", small_text(), "--minutes", "0.1", "--runs", SCRATCH / "runs", "--report", SCRATCH / "report.html",
+        out, _ = rhetor("quickstart", small_text(), "--minutes", "0.3", "--runs", SCRATCH / "runs", "--report", SCRATCH / "report.html",
                         "--json", SCRATCH / "quickstart.json")
         _model = next((SCRATCH / "runs").glob("quickstart-*"))
         (SCRATCH / "quickstart.out").write_text(out)

@@ -51,7 +51,9 @@ std::map<std::string, bool> weight_layouts(const ModelConfig& config) {
   return out;
 }
 
-std::uint64_t weight_file_bytes(const std::filesystem::path& folder) { return std::filesystem::file_size(folder / "model.safetensors"); }
+std::uint64_t weight_file_bytes(const std::filesystem::path& folder) {
+  return std::filesystem::file_size(folder / "model.safetensors");
+}
 
 // Greedy decode of a batch of one through the cache: median seconds a token.
 double decode_seconds(const LanguageModel& model) {
@@ -89,13 +91,14 @@ Measured measure(const ModelPtr& model, const std::filesystem::path& text) {
 }  // namespace
 
 Model quantize_int8(const Model& model) {
-  if (!model.config.quantization.empty()) fail("the model '{}' is already quantised ({}); give the original", model.name, model.config.quantization);
+  if (!model.config.quantization.empty())
+    fail("the model '{}' is already quantised ({}); give the original", model.name, model.config.quantization);
   Model out = model;
   out.config.quantization = "int8";
   out.weights.clear();
   const auto layouts = weight_layouts(model.config);
-  // What a folder of the quantised model holds is asked of the models room, so the two cannot disagree. (A bert's word embedding is
-  // read by a matmul in one task and looked up in another: it is kept in both forms.)
+  // What a folder of the quantised model holds is asked of the models room, so the two cannot disagree. (A bert's word embedding
+  // is read by a matmul in one task and looked up in another: it is kept in both forms.)
   for (const auto& [expected, want] : expected_weights(out.config)) {
     if (const auto same = model.weights.find(expected); same != model.weights.end()) {
       out.weights[expected] = same->second;
@@ -109,7 +112,8 @@ Model quantize_int8(const Model& model) {
   return out;
 }
 
-CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text) {
+CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output,
+                             const std::filesystem::path& text) {
   std::error_code error;
   if (std::filesystem::equivalent(input, output, error)) {
     fail("the compressed model would overwrite its source '{}'; choose another output folder", input.string());

@@ -25,14 +25,20 @@ class Compress : public ::testing::Test {
   static void SetUpTestSuite() {
     std::string text;
     Rng rng(2);
-    for (int i = 0; i < 300; ++i) text += fmt::format("{} and {} meet. ", rng.below(2) ? "the cat" : "a sailor", rng.below(2) ? "the sea" : "a lamp");
+    for (int i = 0; i < 300; ++i)
+      text += fmt::format("{} and {} meet. ", rng.below(2) ? "the cat" : "a sailor", rng.below(2) ? "the sea" : "a lamp");
     folder_ = fs::temp_directory_path() / fmt::format("rhetor-compress-{}", ::getpid());
     fs::create_directories(folder_);
     text_ = folder_ / "text.txt";
     write_file_atomic(text_, text);
     auto model = std::make_shared<Model>();
     bool given = false;
-    model->tokenizer = train_byte_bpe([&](std::string& d) { d = text; return !std::exchange(given, true); }, {.vocab_size = 290});
+    model->tokenizer = train_byte_bpe(
+        [&](std::string& d) {
+          d = text;
+          return !std::exchange(given, true);
+        },
+        {.vocab_size = 290});
     ModelConfig& c = model->config;
     c = size_dial("gpt2", 2, model->tokenizer->vocab_size());
     c.hidden = 64, c.heads = c.kv_heads = 4, c.ffn = 256, c.context = 32;
@@ -110,7 +116,8 @@ TEST_F(Compress, EveryValueIsWithinHalfAStep) {
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < k; ++j) {
         const double exact = w.at(transposed ? i * k + j : j * n + i), step = scale[static_cast<std::size_t>(i)];
-        ASSERT_LE(std::fabs(exact - step * values[static_cast<std::size_t>(i * k + j)]), 0.5001 * step) << name << " " << i << " " << j;
+        ASSERT_LE(std::fabs(exact - step * values[static_cast<std::size_t>(i * k + j)]), 0.5001 * step)
+            << name << " " << i << " " << j;
       }
     }
     ++matrices;
@@ -149,7 +156,8 @@ TEST_F(Compress, BertFoldersLoadAfterwards) {
   EXPECT_TRUE(std::isnan(report.loss_before));
   const ModelPtr small = load_model(folder_ / "bert8");
   for (const auto task : {BuildSpec::Task::hidden, BuildSpec::Task::pretrain}) {
-    Session session(compile(build_model(small->config, {.task = task, .batch = 1, .seq = 8}), small->weights, compile_options_for(small->config)));
+    Session session(compile(build_model(small->config, {.task = task, .batch = 1, .seq = 8}), small->weights,
+                            compile_options_for(small->config)));
     session.run();
   }
 }

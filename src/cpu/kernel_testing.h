@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string>
@@ -74,6 +75,17 @@ struct Prepared {
   std::vector<Tensor> operands;
   std::vector<Type> types;
   std::map<std::string, Tensor> oracle, naive;
+  // Per result: the tolerance that other draws of the same operands derive. On tiny shapes the naive evaluation of one draw can be
+  // right by luck where the op is ill-conditioned (a norm over one element).
+  std::vector<double> allowed;
+  void also_allow(const Prepared& other) {
+    allowed.resize(node.outputs.size(), 0);
+    for (std::size_t k = 0; k < allowed.size(); ++k) {
+      const DType dtype = node.outputs[k].dtype;
+      const std::string name = std::to_string(k);
+      if (is_float(dtype)) allowed[k] = std::max(allowed[k], derived_tolerance(other.naive.at(name), other.oracle.at(name), dtype));
+    }
+  }
 };
 
 inline void run_and_compare(const Prepared& p, const Kernel& kernel, int threads, bool in_place) {
@@ -111,7 +123,8 @@ inline void run_and_compare(const Prepared& p, const Kernel& kernel, int threads
     std::memcpy(got.raw(), out_pointers[k], type.bytes());
     const Tensor &exact = p.oracle.at(std::to_string(k)), &naive = p.naive.at(std::to_string(k));
     // An int8 code may round to its neighbour, as in the naive evaluation; other integers are exact.
-    const double allowed = is_float(type.dtype) ? derived_tolerance(naive, exact, type.dtype) : type.dtype == DType::i8 ? 1 : 0;
+    const double derived = is_float(type.dtype) ? derived_tolerance(naive, exact, type.dtype) : type.dtype == DType::i8 ? 1 : 0;
+    const double allowed = k < p.allowed.size() ? std::max(derived, p.allowed[k]) : derived;
     const Comparison difference = compare(got, exact);
     EXPECT_TRUE(difference.within(allowed)) << "result " << k << " (" << type.str() << "), allowed " << allowed << ": "
                                             << difference.str();

@@ -40,7 +40,8 @@ TEST_P(CpuOpMatrix, EveryKernelAgreesWithTheOracle) {
     if (r.op == op.name) row = &r;
   for (const OpCase& one : op_cases(op)) {
     if (one.ranks() > 1) continue;  // a group of ranks is the communicator's business
-    const Prepared p(case_graph(one), make_operands(one));
+    Prepared p(case_graph(one), make_operands(one));
+    for (const std::int64_t draw : {1, 2, 3}) p.also_allow(Prepared(case_graph(one), make_operands(one, draw)));
     for (const bool constants : {false, true})
       for (const int threads : {1, 2}) {
         const KernelRequest request = p.request(constants, threads);

@@ -36,7 +36,8 @@ std::vector<TokenId> read_tokens(const Tokenizer& tokenizer, const std::filesyst
 }  // namespace
 
 PerplexityResult perplexity(const Model& model, const std::filesystem::path& text, std::int64_t max_tokens, int threads) {
-  if (model.config.family == "bert") fail("perplexity is defined for models that predict the next token; '{}' is a bert model", model.name);
+  if (model.config.family == "bert")
+    fail("perplexity is defined for models that predict the next token; '{}' is a bert model", model.name);
   if (!model.tokenizer) fail("the model '{}' has no tokenizer; perplexity of a text needs one", model.name);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<TokenId> tokens = read_tokens(*model.tokenizer, text, max_tokens);
@@ -73,7 +74,8 @@ PerplexityResult perplexity(const Model& model, const std::filesystem::path& tex
         targets[to] = tokens[static_cast<std::size_t>(at + i + 1)];
         ++out.tokens;
         const TokenId target = targets[to];
-        out.bytes += model.tokenizer->is_special(target) ? 0 : static_cast<std::int64_t>(model.tokenizer->token_bytes(target).size());
+        out.bytes +=
+            model.tokenizer->is_special(target) ? 0 : static_cast<std::int64_t>(model.tokenizer->token_bytes(target).size());
       }
     }
     session.run();

@@ -22,7 +22,12 @@ class Perplexity : public ::testing::Test {
     bool given = false;
     BpeTrainOptions options;
     options.vocab_size = 280;
-    model_.tokenizer = train_byte_bpe([&](std::string& d) { d = text_; return !std::exchange(given, true); }, options);
+    model_.tokenizer = train_byte_bpe(
+        [&](std::string& d) {
+          d = text_;
+          return !std::exchange(given, true);
+        },
+        options);
     ModelConfig& c = model_.config;
     c = size_dial("gpt2", 1, model_.tokenizer->vocab_size());
     c.hidden = 32, c.heads = c.kv_heads = 2, c.ffn = 64, c.context = 16;

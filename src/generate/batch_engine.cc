@@ -50,17 +50,17 @@ using SequencePtr = std::unique_ptr<Sequence>;
 struct BatchEngine::Impl {
   const LanguageModel& model;
   std::int64_t slot_count = 1, context = 0, vocab = 0;
-  std::vector<TokenId> ends;                        // <|end|>, <|endoftext|>
-  std::vector<SequencePtr> slots;                   // null: free
+  std::vector<TokenId> ends;       // <|end|>, <|endoftext|>
+  std::vector<SequencePtr> slots;  // null: free
   std::deque<SequencePtr> queue;
-  std::int64_t joining = -1;                        // slot whose prompt is being prefilled
+  std::int64_t joining = -1;  // slot whose prompt is being prefilled
   Id next_id = 1;
 
   // With one slot prefill and decode share their cache. With more, prompts are prefilled in a cache of their own (batch 1, so the
   // result is that of a sequence alone) and copied into the slot's row.
   std::shared_ptr<StateStore> row_states = std::make_shared<StateStore>(), slot_states;
-  std::map<std::int64_t, std::unique_ptr<Session>> prefill;   // by bucket
-  std::unique_ptr<Session> decode;                            // with one slot it is prefill[1]
+  std::map<std::int64_t, std::unique_ptr<Session>> prefill;  // by bucket
+  std::unique_ptr<Session> decode;                           // with one slot it is prefill[1]
 
   Impl(const LanguageModel& m, std::int64_t wanted) : model(m), context(m.config().context), vocab(m.config().vocab) {
     const auto batches = model.decode_batches();
@@ -103,13 +103,16 @@ BatchEngine::Id BatchEngine::add(BatchRequest request) {
   if (!tokenizer) fail("the model '{}' has no tokenizer; generation needs one", e.model.name());
   if (request.prompt.empty()) {
     // Nothing to continue: begin a new document.
-    if (const TokenId start = tokenizer->special("<|endoftext|>"); start >= 0) request.prompt.push_back(start);
-    else fail("the prompt is empty and the tokenizer has no <|endoftext|> to begin with; give at least one token");
+    if (const TokenId start = tokenizer->special("<|endoftext|>"); start >= 0)
+      request.prompt.push_back(start);
+    else
+      fail("the prompt is empty and the tokenizer has no <|endoftext|> to begin with; give at least one token");
   }
   const auto length = static_cast<std::int64_t>(request.prompt.size());
   if (length > e.context) fail("the prompt has {} tokens, more than the model's context of {}; shorten it", length, e.context);
   for (const TokenId id : request.prompt) {
-    if (id < 0 || id >= e.model.config().vocab) fail("the prompt holds the token id {}, outside the vocabulary of {}", id, e.model.config().vocab);
+    if (id < 0 || id >= e.model.config().vocab)
+      fail("the prompt holds the token id {}, outside the vocabulary of {}", id, e.model.config().vocab);
   }
   const Id id = e.next_id++;
   e.queue.push_back(std::make_unique<Sequence>(id, std::move(request), tokenizer));

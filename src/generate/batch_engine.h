@@ -16,8 +16,8 @@ namespace rhetor {
 struct BatchRequest {
   std::vector<TokenId> prompt;
   Sampling sampling;
-  OnText on_text;                                   // optional; return false to cancel
-  std::function<void(const Generation&)> on_done;   // optional; called from step() or cancel()
+  OnText on_text;                                  // optional; return false to cancel
+  std::function<void(const Generation&)> on_done;  // optional; called from step() or cancel()
 };
 
 class BatchEngine {
@@ -29,8 +29,8 @@ class BatchEngine {
   BatchEngine(const BatchEngine&) = delete;
   BatchEngine& operator=(const BatchEngine&) = delete;
 
-  // Queues a sequence; it joins when a slot is free. Fails if the prompt does not fit the context (naming both lengths), holds an id
-  // outside the vocabulary, or the sampling is out of range.
+  // Queues a sequence; it joins when a slot is free. Fails if the prompt does not fit the context (naming both lengths), holds an
+  // id outside the vocabulary, or the sampling is out of range.
   Id add(BatchRequest request);
   // One round; false if there was nothing to do.
   bool step();
@@ -38,7 +38,7 @@ class BatchEngine {
   void cancel(Id id);
 
   std::int64_t slots() const;
-  std::int64_t running() const;   // sequences in slots
+  std::int64_t running() const;  // sequences in slots
   std::int64_t waiting() const;
 
  private:

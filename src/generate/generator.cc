@@ -7,9 +7,12 @@ namespace rhetor {
 
 std::string_view name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::stop: return "stop";
-    case FinishReason::length: return "length";
-    case FinishReason::cancelled: return "cancelled";
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::cancelled:
+      return "cancelled";
   }
   return "";
 }
@@ -20,7 +23,8 @@ double Generation::tokens_per_s() const {
   return static_cast<double>(tokens.size() - 1) / (total_ms - first_token_ms) * 1e3;
 }
 
-Generation generate(const LanguageModel& model, const std::vector<TokenId>& prompt, const Sampling& sampling, const OnText& on_text) {
+Generation generate(const LanguageModel& model, const std::vector<TokenId>& prompt, const Sampling& sampling,
+                    const OnText& on_text) {
   Generation out;
   BatchEngine engine(model, 1);
   engine.add({prompt, sampling, on_text, [&](const Generation& done) { out = done; }});
@@ -31,7 +35,8 @@ Generation generate(const LanguageModel& model, const std::vector<TokenId>& prom
 
 std::vector<Generation> generate_batch(const LanguageModel& model, const std::vector<std::vector<TokenId>>& prompts,
                                        const std::vector<Sampling>& sampling) {
-  if (sampling.size() != prompts.size()) fail("{} prompts were given with {} sampling settings; each prompt needs its own", prompts.size(), sampling.size());
+  if (sampling.size() != prompts.size())
+    fail("{} prompts were given with {} sampling settings; each prompt needs its own", prompts.size(), sampling.size());
   std::vector<Generation> out(prompts.size());
   if (prompts.empty()) return out;
   constexpr std::size_t kMaxSlots = 8;

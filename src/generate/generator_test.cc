@@ -15,7 +15,8 @@ using ::testing::HasSubstr;
 // The token after `ids` by a full forward pass without a cache.
 TokenId full_forward(const Model& model, const std::vector<TokenId>& ids, const Sampling& sampling, std::uint64_t counter) {
   const auto length = static_cast<std::int64_t>(ids.size());
-  Session session(compile(build_model(model.config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = length}), model.weights));
+  Session session(
+      compile(build_model(model.config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = length}), model.weights));
   std::copy(ids.begin(), ids.end(), session.input("tokens").data<std::int32_t>().begin());
   session.run();
   const auto logits = session.output("logits").data<float>();
@@ -56,7 +57,10 @@ TEST(Generate, BatchedEqualsOneByOne) {
   std::vector<Sampling> sampling;
   for (std::uint64_t i = 0; i < 11; ++i) {  // more than there are slots: sequences join and leave
     prompts.push_back(random_prompt(i, 1 + i * 3));
-    sampling.push_back({.temperature = i % 3 == 0 ? 0.0 : 0.9, .top_k = i % 2 ? 20 : 0, .top_p = i % 4 ? 1.0 : 0.9, .seed = i,
+    sampling.push_back({.temperature = i % 3 == 0 ? 0.0 : 0.9,
+                        .top_k = i % 2 ? 20 : 0,
+                        .top_p = i % 4 ? 1.0 : 0.9,
+                        .seed = i,
                         .max_tokens = static_cast<std::int64_t>(2 + i % 5 * 3)});
   }
   const auto together = generate_batch(*language, prompts, sampling);
@@ -71,7 +75,9 @@ TEST(Generate, BatchedEqualsOneByOne) {
 
 TEST(Generate, SeedsDecide) {
   const auto language = make_language_model(toy_model());
-  const auto run = [&](std::uint64_t seed) { return generate(*language, {5, 6, 7}, {.temperature = 1.5, .seed = seed, .max_tokens = 20}).tokens; };
+  const auto run = [&](std::uint64_t seed) {
+    return generate(*language, {5, 6, 7}, {.temperature = 1.5, .seed = seed, .max_tokens = 20}).tokens;
+  };
   EXPECT_EQ(run(1), run(1));
   EXPECT_NE(run(1), run(2));
 }
@@ -158,7 +164,9 @@ TEST(BatchEngine, CancelFreesTheSlot) {
   std::map<int, Generation> done;
   std::vector<BatchEngine::Id> ids;
   for (int i = 0; i < 4; ++i) {
-    ids.push_back(engine.add({random_prompt(static_cast<std::uint64_t>(i), 5), {.temperature = 1, .seed = 1, .max_tokens = 8}, {},
+    ids.push_back(engine.add({random_prompt(static_cast<std::uint64_t>(i), 5),
+                              {.temperature = 1, .seed = 1, .max_tokens = 8},
+                              {},
                               [&done, i](const Generation& g) { done[i] = g; }}));
   }
   engine.step();
@@ -170,7 +178,8 @@ TEST(BatchEngine, CancelFreesTheSlot) {
   while (engine.step()) {
   }
   for (const int i : {1, 2}) {
-    const Generation alone = generate(*language, random_prompt(static_cast<std::uint64_t>(i), 5), {.temperature = 1, .seed = 1, .max_tokens = 8});
+    const Generation alone =
+        generate(*language, random_prompt(static_cast<std::uint64_t>(i), 5), {.temperature = 1, .seed = 1, .max_tokens = 8});
     EXPECT_EQ(done.at(i).tokens, alone.tokens);
   }
   EXPECT_EQ(engine.running(), 0);

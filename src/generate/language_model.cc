@@ -29,7 +29,8 @@ std::int64_t choose_bucket(const std::vector<std::int64_t>& buckets, std::int64_
 }
 
 void require_language_model(const ModelConfig& config, const std::string& name) {
-  if (config.family == "bert") fail("'{}' is a bert model: it reads text but does not generate it; give a gpt2 or llama model", name);
+  if (config.family == "bert")
+    fail("'{}' is a bert model: it reads text but does not generate it; give a gpt2 or llama model", name);
 }
 
 ExecutablePtr compile_cached(const Model& model, std::int64_t batch, std::int64_t seq, CompileOptions options) {
@@ -83,8 +84,14 @@ LanguageModelPtr make_language_model(ModelPtr model, const OpenOptions& options)
 
 LanguageModelPtr open_language_model(const std::filesystem::path& path, const OpenOptions& options) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) return make_language_model(load_model(path), options);
-  if (!std::filesystem::exists(path, error)) fail(ErrorKind::not_found, "'{}' does not exist; give a model folder or a .plan file", path.string());
+  if (std::filesystem::is_directory(path, error)) {
+    ModelPtr model = load_model(path);
+    if (!model->tokenizer)
+      fail(ErrorKind::not_found, "the model folder '{}' has no tokenizer.json; without it there is no text, only numbers", path.string());
+    return make_language_model(std::move(model), options);
+  }
+  if (!std::filesystem::exists(path, error))
+    fail(ErrorKind::not_found, "'{}' does not exist; give a model folder or a .plan file", path.string());
   return open_plan_model(path, options);
 }
 

@@ -21,13 +21,16 @@ class PlanModel final : public LanguageModel {
     for (const auto& [entry, executable] : plan_.executables) {
       long long batch = 0, seq = 0;
       if (std::sscanf(entry.c_str(), "cached.b%lld.s%lld", &batch, &seq) != 2) continue;
-      if (seq == 1) batches_.push_back(batch);
-      else if (batch == 1) buckets_.push_back(seq);
+      if (seq == 1)
+        batches_.push_back(batch);
+      else if (batch == 1)
+        buckets_.push_back(seq);
     }
     std::sort(batches_.begin(), batches_.end());
     std::sort(buckets_.begin(), buckets_.end());
     if (buckets_.empty() && !batches_.empty()) buckets_.push_back(1);  // a context of one token
-    if (batches_.empty() || batches_[0] != 1) fail("'{}' is a plan, but not one of a language model; compile a gpt2 or llama folder", file_);
+    if (batches_.empty() || batches_[0] != 1)
+      fail("'{}' is a plan, but not one of a language model; compile a gpt2 or llama folder", file_);
   }
   const ModelConfig& config() const override { return config_; }
   const TokenizerPtr& tokenizer() const override { return tokenizer_; }
@@ -72,7 +75,8 @@ void compile_to_plan(const std::filesystem::path& path, const std::filesystem::p
   std::set<std::int64_t> sizes(batches.begin(), batches.end());
   sizes.insert(1);
   for (const std::int64_t batch : sizes) {
-    if (batch < 1 || (batch & (batch - 1)) != 0 || batch > 1024) fail("a plan was asked for batch {}; batches are powers of two from 1 to 1024", batch);
+    if (batch < 1 || (batch & (batch - 1)) != 0 || batch > 1024)
+      fail("a plan was asked for batch {}; batches are powers of two from 1 to 1024", batch);
     plan.executables[cached_name(batch, 1)] = compile_cached(*model, batch, 1, compile_options);
   }
   for (const std::int64_t seq : prefill_buckets(options, model->config.context)) {

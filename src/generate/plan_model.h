@@ -8,8 +8,8 @@
 
 namespace rhetor {
 
-// Compiles the decode step for each batch size and the prefill buckets (batch 1) of `model` and stores them in `out`. `batches` are
-// powers of two; 1 is always added.
+// Compiles the decode step for each batch size and the prefill buckets (batch 1) of `model` and stores them in `out`. `batches`
+// are powers of two; 1 is always added.
 void compile_to_plan(const std::filesystem::path& model, const std::filesystem::path& out, const OpenOptions& options = {},
                      const std::vector<std::int64_t>& batches = {1, 4});
 

@@ -1,5 +1,5 @@
-// Choosing the next token. The random number of token i is a pure function of (seed, i), and ties go to the lower id, so a sequence is
-// the same alone or in a batch, streamed or not.
+// Choosing the next token. The random number of token i is a pure function of (seed, i), and ties go to the lower id, so a
+// sequence is the same alone or in a batch, streamed or not.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -30,8 +30,8 @@ struct Choice {
 
 bool higher(const Choice& a, const Choice& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
 
-// Leaves the smallest set of most likely tokens whose weight reaches `enough` (Holtzman et al. 2020, "The curious case of neural text
-// degeneration"), most likely first, and returns its weight. Few tokens usually suffice, so only a growing head is sorted.
+// Leaves the smallest set of most likely tokens whose weight reaches `enough` (Holtzman et al. 2020, "The curious case of neural
+// text degeneration"), most likely first, and returns its weight. Few tokens usually suffice, so only a growing head is sorted.
 double keep_nucleus(std::vector<Choice>& choices, double enough) {
   double sum = 0;
   std::size_t count = 0, sorted = 0;

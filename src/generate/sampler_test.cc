@@ -83,7 +83,7 @@ TEST(StopFilter, HoldsBackOnlyWhatIsUndecided) {
   StopFilter filter({"aab"});
   EXPECT_EQ(filter.push("xa"), "x");
   EXPECT_EQ(filter.push("a"), "");
-  EXPECT_EQ(filter.push("a"), "a");      // "aaa": the last two may still begin "aab"
+  EXPECT_EQ(filter.push("a"), "a");  // "aaa": the last two may still begin "aab"
   EXPECT_EQ(filter.push("c"), "aac");
   EXPECT_EQ(filter.push("a"), "");
   EXPECT_EQ(filter.finish(), "a");

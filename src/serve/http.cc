@@ -71,6 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void enqueue(std::string bytes);
   void flush();
   void finished();
+  void linger();
 
   beast::tcp_stream stream_;
   HttpServer::Impl& server_;
@@ -247,7 +248,17 @@ void Connection::finished() {
   stream_.socket().cancel(ignored);    // ends watch_for_close()
   if (keep_alive_ && server_.acceptor.is_open()) return read();
   stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
-  close();
+  buffer_.clear();
+  stream_.expires_after(to_duration(5));
+  linger();
+}
+
+// Closing while the client still sends would reset the connection and lose our answer: read and drop what comes, for a while.
+void Connection::linger() {
+  stream_.async_read_some(buffer_.prepare(64 << 10), [self = shared_from_this()](error_code ec, std::size_t) {
+    if (ec) return self->close();
+    self->linger();
+  });
 }
 
 void Connection::close() {

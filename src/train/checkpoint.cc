@@ -157,7 +157,8 @@ void remove_checkpoints(const fs::path& run_folder) {
   if (error) fail(ErrorKind::io, "cannot remove '{}': {}", folder_of(run_folder).string(), error.message());
 }
 
-void write_checkpoint(const fs::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors, std::int64_t keep) {
+void write_checkpoint(const fs::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors,
+                      std::int64_t keep) {
   const fs::path folder = folder_of(run_folder);
   const fs::path final_path = folder / fmt::format("{}{}", kPrefix, state.step);
   const fs::path temporary = final_path.string() + ".tmp";
@@ -214,8 +215,9 @@ struct CheckpointWriter::Impl {
         write_checkpoint(run_folder, state, tensors, keep);
       } catch (const std::exception& error) {
         message = error.what();
-        log_line(LogLevel::error, fmt::format("the checkpoint of step {} was not written: {}. Training goes on; the former checkpoints are intact",
-                                              state.step, message));
+        log_line(LogLevel::error,
+                 fmt::format("the checkpoint of step {} was not written: {}. Training goes on; the former checkpoints are intact",
+                             state.step, message));
       }
       lock.lock();
       tensors.clear();

@@ -19,17 +19,17 @@ namespace rhetor {
 // All that a run needs beside the tensors to go on bit for bit. Batches and dropout are pure functions of (seed, step), so
 // the step is their position.
 struct TrainerState {
-  std::int64_t step = 0;                 // steps done
-  std::int64_t steps = 0;                // steps planned
-  std::int64_t updates = 0;              // steps whose update was applied: AdamW's time
+  std::int64_t step = 0;     // steps done
+  std::int64_t steps = 0;    // steps planned
+  std::int64_t updates = 0;  // steps whose update was applied: AdamW's time
   std::int64_t skipped = 0, skipped_in_a_row = 0;
   std::int64_t tokens = 0;
   double first_loss = 0, last_loss = 0, smooth_loss = 0;
   double validation_loss = std::numeric_limits<double>::quiet_NaN();
-  double seconds = 0;                    // training time so far; a timing, not reproduced
-  std::uint64_t metrics_bytes = 0;       // length of metrics.jsonl at this step
-  std::uint64_t data_hash = 0;           // of the token stream
-  std::string recipe;                    // as TOML
+  double seconds = 0;               // training time so far; a timing, not reproduced
+  std::uint64_t metrics_bytes = 0;  // length of metrics.jsonl at this step
+  std::uint64_t data_hash = 0;      // of the token stream
+  std::string recipe;               // as TOML
 };
 
 struct Checkpoint {
@@ -47,8 +47,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& path);
 void remove_checkpoints(const std::filesystem::path& run_folder);
 
 // Writes now, on the calling thread, then deletes all but the newest `keep`.
-void write_checkpoint(const std::filesystem::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors,
-                      std::int64_t keep);
+void write_checkpoint(const std::filesystem::path& run_folder, const TrainerState& state,
+                      const std::map<std::string, Tensor>& tensors, std::int64_t keep);
 
 // One thread that writes checkpoints while training goes on. A failed write (disk full) is reported as an error message and kept
 // for failed(); the former checkpoints stay.

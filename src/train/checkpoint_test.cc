@@ -74,16 +74,19 @@ TEST(Checkpoint, ADamagedOneIsPassedOver) {
     EXPECT_EQ(checkpoint->state.step, 5);
     EXPECT_TRUE(train(recipe, quiet()).resumed);
     EXPECT_EQ(weight_bytes(recipe.folder), weight_bytes(reference.folder));
-    EXPECT_EQ(metrics_without_timings(recipe.folder + "/metrics.jsonl"), metrics_without_timings(reference.folder + "/metrics.jsonl"));
+    EXPECT_EQ(metrics_without_timings(recipe.folder + "/metrics.jsonl"),
+              metrics_without_timings(reference.folder + "/metrics.jsonl"));
   }
 }
 
 // ---- real kills ----------------------------------------------------------------------------------
+constexpr std::int64_t kChildSteps = 100;
+
 // A child is this test program again, running only the test below: after fork() alone the worker threads would be missing.
 Recipe child_recipe(const fs::path& folder) {
   Recipe recipe = toy_recipe(folder);
-  recipe.hidden = 64;   // a checkpoint of some hundred kilobytes, one a step: most of the time is spent writing one
-  recipe.steps = 40;
+  recipe.hidden = 64;  // a checkpoint of some hundred kilobytes, one a step: most of the time is spent writing one
+  recipe.steps = kChildSteps;
   recipe.checkpoint_every = 1;
   recipe.dropout = 0.1;
   return recipe;
@@ -135,23 +138,28 @@ TEST(Kill, AtAnyMomentTheRunGoesOnBitForBit) {
   for (int i = 0; i < 10; ++i) {
     const std::int64_t before = newest_step(cut.path());
     const pid_t pid = start_child(cut.path());
-    const auto start = std::chrono::steady_clock::now();
-    // The first kills fall anywhere, start-up included; the others while steps are made and checkpoints written.
-    while (i >= 3 && newest_step(cut.path()) == before && std::chrono::steady_clock::now() - start < std::chrono::seconds(20)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(rng.below(i < 3 ? 200'000 : 20'000)));
-    ::kill(pid, SIGKILL);
     int status = 0;
-    ::waitpid(pid, &status, 0);
+    bool exited = false;
+    // The first kills fall anywhere, start-up included; the others while steps are made and checkpoints written.
+    while (i >= 3 && newest_step(cut.path()) == before && !exited) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      exited = ::waitpid(pid, &status, WNOHANG) == pid;
+    }
+    if (!exited) {
+      std::this_thread::sleep_for(std::chrono::microseconds(rng.below(i < 3 ? 200'000 : 10'000)));
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, &status, 0);
+    }
     killed += WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+    if (exited || newest_step(cut.path()) == kChildSteps) break;  // a fast machine came to the end
   }
-  EXPECT_GE(killed, 6);
-  EXPECT_GE(newest_step(cut.path()), 5);  // every late child got on by a step at least
+  EXPECT_GE(killed, 4);
+  EXPECT_GE(newest_step(cut.path()), killed - 3);  // every late child got on by a step at least
   ASSERT_TRUE(finished_well(start_child(cut.path())));
   const fs::path a = whole.path() / "run", b = cut.path() / "run";
   EXPECT_EQ(weight_bytes(a), weight_bytes(b));
-  EXPECT_EQ(read_file(a / "checkpoints/step-40/state.safetensors"), read_file(b / "checkpoints/step-40/state.safetensors"));
+  const auto newest = [](const fs::path& run) { return run / fmt::format("checkpoints/step-{}/state.safetensors", kChildSteps); };
+  EXPECT_EQ(read_file(newest(a)), read_file(newest(b)));
   EXPECT_EQ(metrics_without_timings(a / "metrics.jsonl"), metrics_without_timings(b / "metrics.jsonl"));
   for (const auto& entry : fs::directory_iterator(b / "checkpoints")) {
     EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
@@ -170,7 +178,7 @@ TEST(Kill, AFullDiskKeepsTheOldCheckpoint) {
   ASSERT_TRUE(checkpoint);
   EXPECT_EQ(checkpoint->state.step, 10);
   const std::string metrics = read_file(recipe.folder + "/metrics.jsonl");
-  EXPECT_NE(metrics.find("{\"step\":40,"), std::string::npos);
+  EXPECT_NE(metrics.find("{\"step\":100,"), std::string::npos);
   // With room again the run goes on from there.
   ASSERT_TRUE(finished_well(start_child(full.path())));
   EXPECT_EQ(weight_bytes(whole.path() / "run"), weight_bytes(recipe.folder));

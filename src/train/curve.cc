@@ -16,7 +16,9 @@ constexpr std::size_t kMaxPoints = 600;  // more would not be seen
 struct Frame {
   double max_step = 1, low = 0, high = 1;
   double x(double step) const { return kLeft + (kWidth - kLeft - kRight) * step / max_step; }
-  double y(double loss) const { return kHeight - kBottom - (kHeight - kTop - kBottom) * (std::clamp(loss, low, high) - low) / (high - low); }
+  double y(double loss) const {
+    return kHeight - kBottom - (kHeight - kTop - kBottom) * (std::clamp(loss, low, high) - low) / (high - low);
+  }
 };
 
 // Neighbours are averaged so that at most kMaxPoints are drawn.
@@ -51,10 +53,14 @@ double tick_step(double span, int count) {
 std::string escape(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
@@ -89,38 +95,47 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
   frame.high = high + margin;
 
   std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"loss-curve\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\">\n"
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"loss-curve\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
+      "height=\"{1:.0f}\" role=\"img\">\n"
       "<title>{2}</title>\n<style>\n"
       // Every rule is scoped: the picture may stand inside a page.
-      ".loss-curve{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;--train:#0969da;--valid:#cf222e;background:var(--page);font:12px system-ui,sans-serif}}\n"
-      "@media(prefers-color-scheme:dark){{.loss-curve{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d;--train:#58a6ff;--valid:#ff7b72}}}}\n"
-      ".loss-curve text{{fill:var(--ink)}} .loss-curve line{{stroke:var(--faint)}} .loss-curve polyline{{fill:none;stroke-linejoin:round}}\n"
-      ".loss-curve .raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .loss-curve .train{{stroke:var(--train);stroke-width:2}}\n"
+      ".loss-curve{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;--train:#0969da;--valid:#cf222e;background:var(--page);font:"
+      "12px system-ui,sans-serif}}\n"
+      "@media(prefers-color-scheme:dark){{.loss-curve{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d;--train:#58a6ff;--valid:#"
+      "ff7b72}}}}\n"
+      ".loss-curve text{{fill:var(--ink)}} .loss-curve line{{stroke:var(--faint)}} .loss-curve "
+      "polyline{{fill:none;stroke-linejoin:round}}\n"
+      ".loss-curve .raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .loss-curve "
+      ".train{{stroke:var(--train);stroke-width:2}}\n"
       ".loss-curve .valid{{stroke:var(--valid);stroke-width:2}} .loss-curve circle{{fill:var(--valid)}}\n</style>\n",
       kWidth, kHeight, escape(title));
   svg += fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n", kLeft, escape(title));
   const double dy = tick_step(frame.high - frame.low, 6);
   for (double v = std::ceil(frame.low / dy) * dy; v <= frame.high; v += dy) {
-    svg += fmt::format("<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n", kLeft,
-                       kWidth - kRight, frame.y(v), frame.y(v), kLeft - 8, frame.y(v) + 4, std::round(v / dy) * dy);
+    svg += fmt::format(
+        "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
+        kLeft, kWidth - kRight, frame.y(v), frame.y(v), kLeft - 8, frame.y(v) + 4, std::round(v / dy) * dy);
   }
   const double dx = std::max(1.0, tick_step(frame.max_step, 8));
   for (double v = 0; v <= frame.max_step; v += dx) {
-    svg += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/><text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:.0f}</text>\n",
-                       frame.x(v), kHeight - kBottom, kHeight - kBottom + 4, kHeight - kBottom + 18, v);
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/><text x=\"{0:.1f}\" y=\"{3}\" "
+        "text-anchor=\"middle\">{4:.0f}</text>\n",
+        frame.x(v), kHeight - kBottom, kHeight - kBottom + 4, kHeight - kBottom + 18, v);
   }
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">step</text>\n", kWidth - kRight, kHeight - 8);
   svg += polyline(frame, raw, "raw") + polyline(frame, smoothed, "train");
   if (!history.validation.empty()) {
     svg += polyline(frame, history.validation, "valid");
     const auto& last = history.validation.back();
-    svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>\n", frame.x(static_cast<double>(last.step)), frame.y(last.loss));
+    svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>\n", frame.x(static_cast<double>(last.step)),
+                       frame.y(last.loss));
   }
   double legend = kWidth - kRight - 250;
   for (const auto& [style, label] : {std::pair{"train", "training loss (smoothed)"}, std::pair{"valid", "validation"}}) {
     if (style[0] == 'v' && history.validation.empty()) continue;
-    svg += fmt::format("<polyline class=\"{}\" points=\"{:.0f},16 {:.0f},16\"/><text x=\"{:.0f}\" y=\"20\">{}</text>\n", style, legend, legend + 20,
-                       legend + 26, label);
+    svg += fmt::format("<polyline class=\"{}\" points=\"{:.0f},16 {:.0f},16\"/><text x=\"{:.0f}\" y=\"20\">{}</text>\n", style,
+                       legend, legend + 20, legend + 26, label);
     legend += 175;
   }
   return svg + "</svg>\n";

@@ -44,7 +44,9 @@ void MetricsLog::append(const std::string& line) {
     const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
-      if (!warned_) log_line(LogLevel::error, fmt::format("cannot write to '{}': {}; training goes on without metrics", path_.string(), std::strerror(errno)));
+      if (!warned_)
+        log_line(LogLevel::error,
+                 fmt::format("cannot write to '{}': {}; training goes on without metrics", path_.string(), std::strerror(errno)));
       warned_ = true;
       // No half line stays.
       if (::ftruncate(fd_, static_cast<off_t>(bytes_)) == 0) ::lseek(fd_, static_cast<off_t>(bytes_), SEEK_SET);
@@ -56,8 +58,10 @@ void MetricsLog::append(const std::string& line) {
 }
 
 void MetricsLog::step(const Step& v) {
-  append(fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"applied\":{},\"seconds\":{:.3f},\"tokens_per_s\":{:.0f}}}\n",
-                     v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, v.seconds, v.tokens_per_s));
+  append(
+      fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"applied\":{},\"seconds\":{:.3f},\"tokens_"
+                  "per_s\":{:.0f}}}\n",
+                  v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, v.seconds, v.tokens_per_s));
 }
 
 void MetricsLog::validation(std::int64_t step, double loss) {

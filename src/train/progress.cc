@@ -24,7 +24,8 @@ std::string rate_text(double rate) {
 }  // namespace
 
 std::string progress_text(const TrainProgress& p) {
-  std::string text = fmt::format("step {:>{}}/{}  loss {:.3f}", p.step, fmt::format("{}", p.steps).size(), p.steps, p.smooth_loss);
+  std::string text =
+      fmt::format("step {:>{}}/{}  loss {:.3f}", p.step, fmt::format("{}", p.steps).size(), p.steps, p.smooth_loss);
   if (std::isfinite(p.validation_loss)) text += fmt::format("  validation {:.3f}", p.validation_loss);
   return text + fmt::format("  {} tokens/s  {} left", rate_text(p.tokens_per_s), clock_text(p.seconds_left));
 }

@@ -21,8 +21,8 @@ using Field = std::variant<std::string Recipe::*, std::int64_t Recipe::*, std::u
 struct Key {
   std::string_view section, name;
   Field field;
-  double low, high;   // legal numbers, inclusive
-  bool result;        // changes what training computes: must agree when a run is continued
+  double low, high;  // legal numbers, inclusive
+  bool result;       // changes what training computes: must agree when a run is continued
   std::string_view doc;
   std::vector<std::string_view> choices = {};
 };
@@ -32,7 +32,8 @@ constexpr double kMany = 1e15;
 const std::vector<Key>& keys() {
   static const std::vector<Key> table = {
       {"model", "family", &Recipe::family, 0, 0, true,
-       "Layout of the model: `gpt2`, `llama` or `bert`, shaped by the size dial below; or the name of a preset such as `gpt2-124m`."},
+       "Layout of the model: `gpt2`, `llama` or `bert`, shaped by the size dial below; or the name of a preset such as "
+       "`gpt2-124m`."},
       {"model", "layers", &Recipe::layers, 0, 1024, true,
        "The size dial: hidden size, heads, feed-forward size and context follow from it. 0 = 4, or what the preset says."},
       {"model", "hidden", &Recipe::hidden, 0, 1 << 20, true, "Hidden size. 0 = from the dial."},
@@ -48,7 +49,8 @@ const std::vector<Key>& keys() {
        "Text, JSONL or folders of them, plain or .gz, .xz, .zst; relative to the recipe's folder."},
       {"data", "text_field", &Recipe::text_field, 0, 0, true,
        "JSONL: the field that holds the text. Records with `messages` are rendered as chats instead."},
-      {"data", "separator", &Recipe::separator, 0, 0, true, "Plain text: a line that ends a document; empty = one document a file."},
+      {"data", "separator", &Recipe::separator, 0, 0, true,
+       "Plain text: a line that ends a document; empty = one document a file."},
       {"data", "tokenizer", &Recipe::tokenizer, 0, 0, false,
        "A tokenizer.json or a model folder to take the tokenizer from, relative to the recipe's folder; empty = train one."},
       {"data", "validation", &Recipe::validation, 0, 0.5, true, "Share of the documents kept for validation."},
@@ -60,20 +62,36 @@ const std::vector<Key>& keys() {
       {"train", "accumulation", &Recipe::accumulation, 1, 1 << 20, true,
        "Micro-batches a step: gradients of `accumulation` x `batch` sequences are averaged before the update."},
       {"train", "lr", &Recipe::lr, 1e-12, 100, true, "Highest learning rate (AdamW)."},
-      {"train", "min_lr_ratio", &Recipe::min_lr_ratio, 0, 1, true, "Learning rate at the end, as a share of `lr` (cosine decay)."},
+      {"train", "min_lr_ratio", &Recipe::min_lr_ratio, 0, 1, true,
+       "Learning rate at the end, as a share of `lr` (cosine decay)."},
       {"train", "warmup", &Recipe::warmup, 0, 1, true, "Share of the steps in which the learning rate climbs linearly from 0."},
-      {"train", "weight_decay", &Recipe::weight_decay, 0, 10, true, "Decoupled weight decay; matrices only, never biases and norms."},
+      {"train", "weight_decay", &Recipe::weight_decay, 0, 10, true,
+       "Decoupled weight decay; matrices only, never biases and norms."},
       {"train", "beta1", &Recipe::beta1, 0, 0.99999, true, "Decay of the first moment."},
       {"train", "beta2", &Recipe::beta2, 0, 0.9999999, true, "Decay of the second moment."},
       {"train", "eps", &Recipe::eps, 1e-30, 1, true, "Added to the root of the second moment."},
-      {"train", "clip", &Recipe::clip, 0, 1e9, true, "Largest global norm of the gradient; longer ones are scaled down. 0 = no clipping."},
-      {"train", "precision", &Recipe::precision, 0, 0, true,
-       "`f32`, or `bf16`: contractions in bfloat16; weights, moments and reductions stay f32.", {"f32", "bf16"}},
+      {"train", "clip", &Recipe::clip, 0, 1e9, true,
+       "Largest global norm of the gradient; longer ones are scaled down. 0 = no clipping."},
+      {"train",
+       "precision",
+       &Recipe::precision,
+       0,
+       0,
+       true,
+       "`f32`, or `bf16`: contractions in bfloat16; weights, moments and reductions stay f32.",
+       {"f32", "bf16"}},
       {"train", "memory_budget", &Recipe::memory_budget, 0, 1e18, true,
        "Bytes that activations may take; above it some are recomputed in the backward pass. 0 = no limit."},
-      {"train", "seed", &Recipe::seed, 0, 9007199254740992.0, true, "Seed of weights, shuffling and dropout: the same seed gives the same run."},
-      {"train", "on_nan", &Recipe::on_nan, 0, 0, true,
-       "What to do when the gradient is not finite. The update is left out in any case; `skip` goes on with the next batch, `rollback` also "
+      {"train", "seed", &Recipe::seed, 0, 9007199254740992.0, true,
+       "Seed of weights, shuffling and dropout: the same seed gives the same run."},
+      {"train",
+       "on_nan",
+       &Recipe::on_nan,
+       0,
+       0,
+       true,
+       "What to do when the gradient is not finite. The update is left out in any case; `skip` goes on with the next batch, "
+       "`rollback` also "
        "returns to the newest checkpoint's weights, `stop` ends with an error.",
        {"skip", "stop", "rollback"}},
       {"output", "folder", &Recipe::folder, 0, 0, false, "Where the model, checkpoints, metrics.jsonl and loss.svg go."},
@@ -81,7 +99,8 @@ const std::vector<Key>& keys() {
       {"output", "validation_batches", &Recipe::validation_batches, 1, kMany, true, "Batches a validation reads at most."},
       {"output", "checkpoint_every", &Recipe::checkpoint_every, 0, kMany, false,
        "Steps between checkpoints, written in the background. 0 = only at the end and on interrupt."},
-      {"output", "keep_checkpoints", &Recipe::keep_checkpoints, 1, 1000, false, "How many of the newest checkpoints stay on disk."},
+      {"output", "keep_checkpoints", &Recipe::keep_checkpoints, 1, 1000, false,
+       "How many of the newest checkpoints stay on disk."},
   };
   return table;
 }
@@ -141,11 +160,16 @@ const Key& find_key(std::string_view where, std::string_view section, std::strin
 std::string describe(const toml::node& node) {
   std::ostringstream text;
   node.visit([&](const auto& value) {
-    if constexpr (toml::is_table<decltype(value)>) text << "a table";
-    else if constexpr (toml::is_array<decltype(value)>) text << "a list";
-    else if constexpr (toml::is_string<decltype(value)>) text << "the text \"" << value.get() << '"';
-    else if constexpr (toml::is_boolean<decltype(value)>) text << (value.get() ? "true" : "false");
-    else text << value;
+    if constexpr (toml::is_table<decltype(value)>)
+      text << "a table";
+    else if constexpr (toml::is_array<decltype(value)>)
+      text << "a list";
+    else if constexpr (toml::is_string<decltype(value)>)
+      text << "the text \"" << value.get() << '"';
+    else if constexpr (toml::is_boolean<decltype(value)>)
+      text << (value.get() ? "true" : "false");
+    else
+      text << value;
   });
   return text.str();
 }
@@ -155,34 +179,36 @@ std::string describe(const toml::node& node) {
 }
 
 void assign(Recipe& recipe, const Key& key, const toml::node& node, std::string_view where) {
-  std::visit([&]<class T>(T Recipe::* member) {
-    if constexpr (std::is_same_v<T, std::string>) {
-      const auto* text = node.as_string();
-      if (!text) fail_type(where, key, "text in quotes", node);
-      recipe.*member = text->get();
-    } else if constexpr (std::is_same_v<T, double>) {
-      if (!node.is_number()) fail_type(where, key, "a number", node);
-      recipe.*member = *node.value<double>();
-    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-      std::vector<std::string> list;
-      if (const auto* one = node.as_string()) {
-        list.push_back(one->get());
-      } else if (const auto* array = node.as_array()) {
-        for (const auto& item : *array) {
-          if (!item.is_string()) fail_type(where, key, "a list of texts", item);
-          list.push_back(item.as_string()->get());
+  std::visit(
+      [&]<class T>(T Recipe::*member) {
+        if constexpr (std::is_same_v<T, std::string>) {
+          const auto* text = node.as_string();
+          if (!text) fail_type(where, key, "text in quotes", node);
+          recipe.*member = text->get();
+        } else if constexpr (std::is_same_v<T, double>) {
+          if (!node.is_number()) fail_type(where, key, "a number", node);
+          recipe.*member = *node.value<double>();
+        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          std::vector<std::string> list;
+          if (const auto* one = node.as_string()) {
+            list.push_back(one->get());
+          } else if (const auto* array = node.as_array()) {
+            for (const auto& item : *array) {
+              if (!item.is_string()) fail_type(where, key, "a list of texts", item);
+              list.push_back(item.as_string()->get());
+            }
+          } else {
+            fail_type(where, key, "a list of texts", node);
+          }
+          recipe.*member = std::move(list);
+        } else {
+          const auto* integer = node.as_integer();
+          if (!integer) fail_type(where, key, "a whole number", node);
+          if (std::is_unsigned_v<T> && integer->get() < 0) fail_type(where, key, "a whole number that is not negative", node);
+          recipe.*member = static_cast<T>(integer->get());
         }
-      } else {
-        fail_type(where, key, "a list of texts", node);
-      }
-      recipe.*member = std::move(list);
-    } else {
-      const auto* integer = node.as_integer();
-      if (!integer) fail_type(where, key, "a whole number", node);
-      if (std::is_unsigned_v<T> && integer->get() < 0) fail_type(where, key, "a whole number that is not negative", node);
-      recipe.*member = static_cast<T>(integer->get());
-    }
-  }, key.field);
+      },
+      key.field);
 }
 
 toml::table parse_toml(std::string_view text, std::string_view where) {
@@ -201,7 +227,8 @@ void apply_override(Recipe& recipe, const std::string& text) {
     fail("--set '{}': expected section.key=value, such as train.lr=3e-4", text);
   }
   const std::string where = fmt::format("--set '{}'", text);
-  const Key& key = find_key(where, std::string_view(text).substr(0, dot), std::string_view(text).substr(dot + 1, equals - dot - 1));
+  const Key& key =
+      find_key(where, std::string_view(text).substr(0, dot), std::string_view(text).substr(dot + 1, equals - dot - 1));
   const std::string value = text.substr(equals + 1);
   // Bare text (no quotes) is meant as it stands where the key holds text.
   const bool quoted = !value.empty() && (value.front() == '"' || value.front() == '\'' || value.front() == '[');
@@ -218,9 +245,12 @@ void apply_override(Recipe& recipe, const std::string& text) {
 std::string quote(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\', out += c;
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-    else out += c;
+    if (c == '"' || c == '\\')
+      out += '\\', out += c;
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+    else
+      out += c;
   }
   return out + '"';
 }
@@ -232,19 +262,21 @@ std::string number(double value) {
 }
 
 std::string value_text(const Recipe& recipe, const Key& key) {
-  return std::visit([&]<class T>(T Recipe::* member) -> std::string {
-    if constexpr (std::is_same_v<T, std::string>) {
-      return quote(recipe.*member);
-    } else if constexpr (std::is_same_v<T, double>) {
-      return number(recipe.*member);
-    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-      std::string out = "[";
-      for (const auto& item : recipe.*member) out += (out.size() > 1 ? ", " : "") + quote(item);
-      return out + "]";
-    } else {
-      return fmt::format("{}", recipe.*member);
-    }
-  }, key.field);
+  return std::visit(
+      [&]<class T>(T Recipe::*member) -> std::string {
+        if constexpr (std::is_same_v<T, std::string>) {
+          return quote(recipe.*member);
+        } else if constexpr (std::is_same_v<T, double>) {
+          return number(recipe.*member);
+        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          std::string out = "[";
+          for (const auto& item : recipe.*member) out += (out.size() > 1 ? ", " : "") + quote(item);
+          return out + "]";
+        } else {
+          return fmt::format("{}", recipe.*member);
+        }
+      },
+      key.field);
 }
 
 std::string range_text(const Key& key) {
@@ -254,7 +286,8 @@ std::string range_text(const Key& key) {
 }
 
 // Paths inside the recipe are relative to `base`, its folder; paths given by --set to where the user stands.
-Recipe read(std::string_view text, const std::string& name, const std::filesystem::path& base, const std::vector<std::string>& overrides) {
+Recipe read(std::string_view text, const std::string& name, const std::filesystem::path& base,
+            const std::vector<std::string>& overrides) {
   const std::string where = fmt::format("recipe '{}'", name);
   Recipe recipe;
   for (const auto& [section, node] : parse_toml(text, where)) {
@@ -297,26 +330,29 @@ std::string Recipe::to_toml() const {
 
 void Recipe::validate() const {
   for (const Key& key : keys()) {
-    std::visit([&]<class T>(T Recipe::* member) {
-      if constexpr (std::is_arithmetic_v<T>) {
-        const auto value = static_cast<double>(this->*member);
-        if (!(value >= key.low && value <= key.high)) {  // also catches NaN
-          fail("{} must be {}, found {}", full_name(key), range_text(key), value_text(*this, key));
-        }
-      } else if constexpr (std::is_same_v<T, std::string>) {
-        if (key.choices.empty()) return;
-        std::string list;
-        for (auto choice : key.choices) {
-          if (choice == this->*member) return;
-          list += fmt::format("{}{}", list.empty() ? "" : ", ", choice);
-        }
-        fail("{} must be one of {}, found \"{}\"", full_name(key), list, this->*member);
-      }
-    }, key.field);
+    std::visit(
+        [&]<class T>(T Recipe::*member) {
+          if constexpr (std::is_arithmetic_v<T>) {
+            const auto value = static_cast<double>(this->*member);
+            if (!(value >= key.low && value <= key.high)) {  // also catches NaN
+              fail("{} must be {}, found {}", full_name(key), range_text(key), value_text(*this, key));
+            }
+          } else if constexpr (std::is_same_v<T, std::string>) {
+            if (key.choices.empty()) return;
+            std::string list;
+            for (auto choice : key.choices) {
+              if (choice == this->*member) return;
+              list += fmt::format("{}{}", list.empty() ? "" : ", ", choice);
+            }
+            fail("{} must be one of {}, found \"{}\"", full_name(key), list, this->*member);
+          }
+        },
+        key.field);
   }
   if (files.empty()) fail("data.files is empty; name at least one text or JSONL file to train on");
   if (folder.empty()) fail("output.folder is empty; name the folder the model is written to");
-  if (context > 0 && seq > context) fail("train.seq is {} and model.context {}: a training sequence cannot be longer than the context", seq, context);
+  if (context > 0 && seq > context)
+    fail("train.seq is {} and model.context {}: a training sequence cannot be longer than the context", seq, context);
   std::vector<std::string_view> known;
   for (const auto& entry : model_families()) {
     if (entry.name == family) return;
@@ -328,7 +364,8 @@ void Recipe::validate() const {
     known.push_back(preset);
   }
   const std::string near = nearest(family, known);
-  fail("model.family must be gpt2, llama, bert or a preset, found \"{}\"{}", family, near.empty() ? "" : "; did you mean \"" + near + "\"?");
+  fail("model.family must be gpt2, llama, bert or a preset, found \"{}\"{}", family,
+       near.empty() ? "" : "; did you mean \"" + near + "\"?");
 }
 
 ModelConfig Recipe::model_config(std::int64_t vocab_size) const {
@@ -351,7 +388,8 @@ ModelConfig Recipe::model_config(std::int64_t vocab_size) const {
   if (ffn > 0) config.ffn = ffn;
   if (context > 0) config.context = context;
   config.dropout = dropout;
-  if (seq > config.context) fail("train.seq is {} but the context is {}; raise model.context or lower train.seq", seq, config.context);
+  if (seq > config.context)
+    fail("train.seq is {} but the context is {}; raise model.context or lower train.seq", seq, config.context);
   config.validate();
   return config;
 }
@@ -368,20 +406,29 @@ std::string recipe_difference(const Recipe& there, const Recipe& here) {
 
 std::string recipe_reference() {
   std::string out =
-      "# Recipes\n\nA recipe is a TOML file that describes one training run: `rhetor train recipes/gpt-small.toml`. Any key can be\n"
+      "# Recipes\n\nA recipe is a TOML file that describes one training run: `rhetor train recipes/gpt-small.toml`. Any key can "
+      "be\n"
       "overridden on the command line: `--set train.lr=3e-4`. Every key has a default that works; only `data.files` must be\n"
-      "given. An unknown key is an error that names the nearest known one.\n\nThis page is generated from the table that parses recipes.\n";
+      "given. An unknown key is an error that names the nearest known one.\n\nThis page is generated from the table that parses "
+      "recipes.\n";
   const Recipe defaults;
   std::string_view section;
   for (const Key& key : keys()) {
-    if (key.section != section) out += fmt::format("\n## [{}]\n\n| key | default | legal | meaning |\n|---|---|---|---|\n", key.section);
+    if (key.section != section)
+      out += fmt::format("\n## [{}]\n\n| key | default | legal | meaning |\n|---|---|---|---|\n", key.section);
     section = key.section;
-    std::string legal = std::visit([&]<class T>(T Recipe::*) -> std::string {
-      if constexpr (std::is_same_v<T, std::string>) return "text";
-      else if constexpr (std::is_same_v<T, double>) return "number " + range_text(key);
-      else if constexpr (std::is_arithmetic_v<T>) return "whole number " + range_text(key);
-      else return "list of texts";
-    }, key.field);
+    std::string legal = std::visit(
+        [&]<class T>(T Recipe::*) -> std::string {
+          if constexpr (std::is_same_v<T, std::string>)
+            return "text";
+          else if constexpr (std::is_same_v<T, double>)
+            return "number " + range_text(key);
+          else if constexpr (std::is_arithmetic_v<T>)
+            return "whole number " + range_text(key);
+          else
+            return "list of texts";
+        },
+        key.field);
     if (!key.choices.empty()) {
       legal.clear();
       for (auto choice : key.choices) legal += fmt::format("{}`{}`", legal.empty() ? "" : ", ", choice);

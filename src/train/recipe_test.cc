@@ -21,8 +21,9 @@ std::string error_of(const std::string& toml, const std::vector<std::string>& ov
 const std::string kFiles = "[data]\nfiles = [\"a.txt\"]\n";
 
 TEST(Recipe, ReadsEveryKindOfValue) {
-  const Recipe r = Recipe::parse(kFiles + "[model]\nfamily = \"llama\"\nlayers = 2\n[train]\nlr = 1\nsteps = 7\nprecision = \"bf16\"\n", "r.toml",
-                                 {"train.lr=3e-4", "output.folder=runs/x", "data.files=b.txt", "train.seed=9"});
+  const Recipe r =
+      Recipe::parse(kFiles + "[model]\nfamily = \"llama\"\nlayers = 2\n[train]\nlr = 1\nsteps = 7\nprecision = \"bf16\"\n",
+                    "r.toml", {"train.lr=3e-4", "output.folder=runs/x", "data.files=b.txt", "train.seed=9"});
   EXPECT_EQ(r.family, "llama");
   EXPECT_EQ(r.layers, 2);
   EXPECT_EQ(r.steps, 7);
@@ -72,7 +73,8 @@ TEST(Recipe, ErrorsNameKeyExpectedAndFound) {
 TEST(Recipe, DifferenceNamesTheKeyThatChangesTheResult) {
   const Recipe a = Recipe::parse(kFiles, "r.toml");
   EXPECT_EQ(recipe_difference(a, Recipe::parse(kFiles, "r.toml", {"output.keep_checkpoints=5", "output.folder=z"})), "");
-  EXPECT_THAT(recipe_difference(a, Recipe::parse(kFiles, "r.toml", {"train.lr=0.5"})), HasSubstr("train.lr is 0.001 there and 0.5 here"));
+  EXPECT_THAT(recipe_difference(a, Recipe::parse(kFiles, "r.toml", {"train.lr=0.5"})),
+              HasSubstr("train.lr is 0.001 there and 0.5 here"));
 }
 
 TEST(Recipe, TheModelFollowsTheDialAndTheOverrides) {
@@ -90,7 +92,8 @@ TEST(Recipe, TheModelFollowsTheDialAndTheOverrides) {
 
 TEST(Recipe, TheReferenceNamesEveryKey) {
   const std::string page = recipe_reference();
-  for (const char* key : {"`lr`", "`files`", "`keep_checkpoints`", "`rollback`", "## [output]"}) EXPECT_THAT(page, HasSubstr(key));
+  for (const char* key : {"`lr`", "`files`", "`keep_checkpoints`", "`rollback`", "## [output]"})
+    EXPECT_THAT(page, HasSubstr(key));
 }
 
 }  // namespace

@@ -12,7 +12,9 @@ namespace {
 // Fixed, so that validation losses of runs with different seeds compare.
 constexpr std::uint64_t kValidationSeed = 20240229;
 
-std::uint64_t hash_tokens(const std::vector<TokenId>& tokens, std::uint64_t seed) { return hash64(std::as_bytes(std::span(tokens)), seed); }
+std::uint64_t hash_tokens(const std::vector<TokenId>& tokens, std::uint64_t seed) {
+  return hash64(std::as_bytes(std::span(tokens)), seed);
+}
 
 NamedTensors as_inputs(LmBatch batch) { return {{"tokens", std::move(batch.inputs)}, {"targets", std::move(batch.targets)}}; }
 
@@ -50,10 +52,13 @@ RunData load_run_data(const Recipe& recipe, TokenizerPtr known, const std::funct
   return data;
 }
 
-BatchStream::BatchStream(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::uint64_t seed, std::uint64_t first) {
+BatchStream::BatchStream(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::uint64_t seed,
+                         std::uint64_t first) {
   if (static_cast<std::int64_t>(data.tokens.train.size()) < seq + 1) {
-    fail("the training text has {} tokens, fewer than one sequence of {} (train.seq) and its last target; give more text or a shorter train.seq",
-         data.tokens.train.size(), seq);
+    fail(
+        "the training text has {} tokens, fewer than one sequence of {} (train.seq) and its last target; give more text or a "
+        "shorter train.seq",
+        data.tokens.train.size(), seq);
   }
   batches_ = std::make_unique<Prefetcher<NamedTensors>>(
       [&data, bert, rows, seq, seed](std::uint64_t i) {
@@ -67,7 +72,8 @@ BatchStream::BatchStream(const RunData& data, bool bert, std::int64_t rows, std:
 NamedTensors BatchStream::next() { return batches_->next(); }
 double BatchStream::waited_seconds() const { return batches_->waited_seconds(); }
 
-std::vector<NamedTensors> validation_batches(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::int64_t count) {
+std::vector<NamedTensors> validation_batches(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq,
+                                             std::int64_t count) {
   std::vector<NamedTensors> out;
   const auto& tokens = data.tokens.validation;
   const auto size = static_cast<std::int64_t>(tokens.size());
@@ -76,8 +82,9 @@ std::vector<NamedTensors> validation_batches(const RunData& data, bool bert, std
   count = std::min(count, std::max<std::int64_t>(1, size / (rows * seq)));
   for (std::int64_t i = 0; i < count; ++i) {
     const auto index = static_cast<std::uint64_t>(i);
-    out.push_back(bert ? as_inputs(mlm_batch(tokens, data.tokens.validation_documents, *data.tokenizer, rows, seq, kValidationSeed, index))
-                       : as_inputs(lm_batch(tokens, rows, seq, kValidationSeed, index)));
+    out.push_back(
+        bert ? as_inputs(mlm_batch(tokens, data.tokens.validation_documents, *data.tokenizer, rows, seq, kValidationSeed, index))
+             : as_inputs(lm_batch(tokens, rows, seq, kValidationSeed, index)));
   }
   return out;
 }

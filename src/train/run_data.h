@@ -31,6 +31,7 @@ class BatchStream {
 };
 
 // Fixed batches of the validation part, at most `count`; none if it is shorter than one sequence.
-std::vector<NamedTensors> validation_batches(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::int64_t count);
+std::vector<NamedTensors> validation_batches(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq,
+                                             std::int64_t count);
 
 }  // namespace rhetor

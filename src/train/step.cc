@@ -188,7 +188,8 @@ void Stepper::restore(const std::map<std::string, Tensor>& states, const std::st
         const Type expected = *prefix ? Type{DType::f32, type.shape} : type;
         const auto it = states.find(full);
         if (it == states.end()) fail("{}: the tensor '{}' is missing", source, full);
-        if (it->second.type() != expected) fail("{}: the tensor '{}' is {}, expected {}", source, full, it->second.type().str(), expected.str());
+        if (it->second.type() != expected)
+          fail("{}: the tensor '{}' is {}, expected {}", source, full, it->second.type().str(), expected.str());
         if (commit) copy_into(states_->get(full, expected), it->second);
       }
     }

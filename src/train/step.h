@@ -13,8 +13,8 @@ namespace rhetor {
 struct StepSpec {
   ModelConfig config;
   std::int64_t batch = 1, seq = 1, accumulation = 1;
-  double clip = 1.0;            // largest global gradient norm; 0 = off
-  AdamwOptions adamw;           // weight_decay applies to matrices (rank >= 2) only
+  double clip = 1.0;   // largest global gradient norm; 0 = off
+  AdamwOptions adamw;  // weight_decay applies to matrices (rank >= 2) only
 };
 
 // The weights are states under their own names; their moments are the states "adam.m.NAME" and "adam.v.NAME".

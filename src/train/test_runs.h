@@ -72,7 +72,9 @@ inline Recipe toy_recipe(const std::filesystem::path& folder, const std::string&
 }
 
 // The bytes of the trained weights.
-inline std::string weight_bytes(const std::filesystem::path& model_folder) { return read_file(model_folder / "model.safetensors"); }
+inline std::string weight_bytes(const std::filesystem::path& model_folder) {
+  return read_file(model_folder / "model.safetensors");
+}
 
 // metrics.jsonl without its timings.
 inline std::string metrics_without_timings(const std::filesystem::path& file) {

@@ -1,5 +1,5 @@
-// The training loop. Everything that decides the numbers is a pure function of (recipe, text, step), so a run that was killed goes
-// on from its newest checkpoint bit for bit.
+// The training loop. Everything that decides the numbers is a pure function of (recipe, text, step), so a run that was killed
+// goes on from its newest checkpoint bit for bit.
 #include "train/trainer.h"
 
 #include <fcntl.h>
@@ -59,7 +59,8 @@ class InterruptGuard {
   InterruptGuard& operator=(const InterruptGuard&) = delete;
 
  private:
-  struct sigaction old_int_ {}, old_term_ {};
+  struct sigaction old_int_ {
+  }, old_term_{};
 };
 
 // One training at a time writes to a folder; the kernel releases the lock when the process ends, however it ends.
@@ -74,7 +75,8 @@ class FolderLock {
     if (fd_ < 0) fail(ErrorKind::io, "cannot write in the output folder '{}': {}", folder.string(), std::strerror(errno));
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       ::close(fd_);
-      fail(ErrorKind::resource, "another training is writing to '{}'; wait for it or choose another output.folder", folder.string());
+      fail(ErrorKind::resource, "another training is writing to '{}'; wait for it or choose another output.folder",
+           folder.string());
     }
   }
   ~FolderLock() { ::close(fd_); }
@@ -96,7 +98,8 @@ struct RunFile {
     if (!fs::exists(path)) return std::nullopt;
     try {
       const auto j = nlohmann::json::parse(read_file(path, 64u << 20));
-      return RunFile{j.at("recipe").get<std::string>(), j.at("steps").get<std::int64_t>(), j.at("data_hash").get<std::uint64_t>()};
+      return RunFile{j.at("recipe").get<std::string>(), j.at("steps").get<std::int64_t>(),
+                     j.at("data_hash").get<std::uint64_t>()};
     } catch (const nlohmann::json::exception& error) {
       log_warning("{} is not readable ({}); the run is set up again", path.string(), error.what());
       return std::nullopt;
@@ -155,7 +158,7 @@ class Run {
   std::optional<CheckpointWriter> writer_;
   MetricsHistory history_;
   TrainerState state_;
-  Clock::time_point started_;      // of this process's training; state_.seconds holds what came before
+  Clock::time_point started_;  // of this process's training; state_.seconds holds what came before
   double seconds_before_ = 0, data_waited_ = 0, rate_ = 0;
   std::int64_t checkpoint_step_ = -1;
   std::int64_t parameters_ = 0;
@@ -174,7 +177,8 @@ void Run::open_data() {
   const std::string difference = former.empty() ? "" : recipe_difference(Recipe::parse(former, run_path.string()), recipe_);
   if (!difference.empty()) {
     if (checkpoint) {
-      fail("'{}' holds a training of another recipe: {}; start anew with --fresh or choose another output.folder", folder_.string(), difference);
+      fail("'{}' holds a training of another recipe: {}; start anew with --fresh or choose another output.folder",
+           folder_.string(), difference);
     }
     run.reset();  // nothing was trained yet: start over
   }
@@ -184,8 +188,10 @@ void Run::open_data() {
   const std::uint64_t former_hash = checkpoint ? checkpoint->state.data_hash : run ? run->data_hash : data_.hash;
   if (former_hash != data_.hash) {
     if (checkpoint) {
-      fail("the text or the tokenizer has changed since '{}' was trained to step {}; start anew with --fresh or choose another output.folder",
-           folder_.string(), checkpoint->state.step);
+      fail(
+          "the text or the tokenizer has changed since '{}' was trained to step {}; start anew with --fresh or choose another "
+          "output.folder",
+          folder_.string(), checkpoint->state.step);
     }
     run.reset();
   }
@@ -193,15 +199,20 @@ void Run::open_data() {
 
   config_ = recipe_.model_config(data_.tokenizer->vocab_size());
   const std::int64_t seq = recipe_.sequence(config_);
-  StepSpec spec{.config = config_, .batch = recipe_.batch, .seq = seq, .accumulation = recipe_.accumulation, .clip = recipe_.clip,
-                .adamw = {.beta1 = recipe_.beta1, .beta2 = recipe_.beta2, .eps = recipe_.eps, .weight_decay = recipe_.weight_decay}};
+  StepSpec spec{
+      .config = config_,
+      .batch = recipe_.batch,
+      .seq = seq,
+      .accumulation = recipe_.accumulation,
+      .clip = recipe_.clip,
+      .adamw = {.beta1 = recipe_.beta1, .beta2 = recipe_.beta2, .eps = recipe_.eps, .weight_decay = recipe_.weight_decay}};
   CompileOptions compile_options;
   compile_options.passes.compute = recipe_.precision == "bf16" ? DType::bf16 : DType::f32;
   compile_options.passes.memory_budget = recipe_.memory_budget;
   stepper_ = std::make_unique<Stepper>(spec, compile_options);
   for (const auto& [name, type] : stepper_->weights()) parameters_ += type.elements();
-  line_.note(fmt::format("model: {} with {} layers, hidden {}, context {}: {:.2f} M parameters", config_.family, config_.layers, config_.hidden,
-                         config_.context, static_cast<double>(parameters_) / 1e6));
+  line_.note(fmt::format("model: {} with {} layers, hidden {}, context {}: {:.2f} M parameters", config_.family, config_.layers,
+                         config_.hidden, config_.context, static_cast<double>(parameters_) / 1e6));
   validation_ = validation_batches(data_, bert(), recipe_.batch, seq, recipe_.validation_batches);
   if (validation_.empty()) line_.note("no validation: its part of the text is shorter than one sequence");
 
@@ -241,7 +252,8 @@ void Run::choose_steps() {
   if (!validation_.empty() && recipe_.validate_every > 0) {
     const auto before = Clock::now();
     stepper_->evaluate(validation_[0]);
-    validation_seconds = seconds_since(before) * static_cast<double>(validation_.size()) / static_cast<double>(recipe_.validate_every);
+    validation_seconds =
+        seconds_since(before) * static_cast<double>(validation_.size()) / static_cast<double>(recipe_.validate_every);
   }
   const double left = std::max(0.0, recipe_.minutes * 60 - seconds_since(start));
   // A few percent go to checkpoints, the curve and the last validation.
@@ -278,9 +290,11 @@ void Run::handle_bad_step(const Stepper::Outcome& outcome) {
   ++state_.skipped_in_a_row;
   if (recipe_.on_nan == "stop") {
     save_checkpoint();
-    fail("step {}: the gradient is not finite (loss {}); the update was left out and the state saved in '{}'. Lower train.lr, or let train.on_nan "
-         "be skip or rollback",
-         state_.step, outcome.loss, folder_.string());
+    fail(
+        "step {}: the gradient is not finite (loss {}); the update was left out and the state saved in '{}'. Lower train.lr, or "
+        "let train.on_nan "
+        "be skip or rollback",
+        state_.step, outcome.loss, folder_.string());
   }
   if (state_.skipped_in_a_row >= kMaxSkippedInARow) {
     fail("steps {} to {}: no gradient was finite; the weights are those of step {}. Lower train.lr or raise train.warmup",
@@ -316,8 +330,14 @@ void Run::validate() {
 void Run::report(const Stepper::Outcome& outcome, double lr) {
   state_.seconds = seconds_before_ + seconds_since(started_);
   const double tokens = static_cast<double>(rows() * recipe_.sequence(config_));
-  metrics_->step({.step = state_.step, .tokens = state_.tokens, .loss = outcome.loss, .lr = lr, .grad_norm = outcome.grad_norm,
-                  .applied = outcome.applied, .seconds = state_.seconds, .tokens_per_s = rate_});
+  metrics_->step({.step = state_.step,
+                  .tokens = state_.tokens,
+                  .loss = outcome.loss,
+                  .lr = lr,
+                  .grad_norm = outcome.grad_norm,
+                  .applied = outcome.applied,
+                  .seconds = state_.seconds,
+                  .tokens_per_s = rate_});
   history_.train.push_back({state_.step, outcome.loss});
   const auto left = static_cast<double>(state_.steps - state_.step);
   const TrainProgress progress{.step = state_.step,
@@ -375,8 +395,9 @@ TrainResult Run::train() {
         validate();
         draw_curve();
       }
-      result.stopped = state_.step < state_.steps &&
-                       (g_interrupted != 0 || (options_.stop_after_steps > 0 && state_.step - begin >= options_.stop_after_steps));
+      result.stopped =
+          state_.step < state_.steps &&
+          (g_interrupted != 0 || (options_.stop_after_steps > 0 && state_.step - begin >= options_.stop_after_steps));
       // A disk slower than the interval costs checkpoints, not time; a rollback needs each one, to be the same in every run.
       const bool due = recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
                        (recipe_.on_nan == "rollback" || !writer_->busy());
@@ -396,7 +417,8 @@ TrainResult Run::train() {
   result.tokens_per_s = state_.seconds > 0 ? static_cast<double>(state_.tokens) / state_.seconds : 0;
   if (result.stopped) {
     if (const std::string reason = writer_->failure(); !reason.empty()) {
-      fail(ErrorKind::io, "training stopped at step {} but its checkpoint was not written: {}; the former checkpoints are intact", state_.step, reason);
+      fail(ErrorKind::io, "training stopped at step {} but its checkpoint was not written: {}; the former checkpoints are intact",
+           state_.step, reason);
     }
     line_.note(fmt::format("stopped at step {} of {}; the same command goes on from there", state_.step, state_.steps));
     return result;

@@ -53,12 +53,13 @@ std::string recipe_difference(const Recipe& there, const Recipe& here);
 
 struct TrainProgress {
   std::int64_t step = 0, steps = 0, tokens = 0;
-  double loss = 0, smooth_loss = 0, validation_loss = 0 /* NaN until measured */, lr = 0, grad_norm = 0, tokens_per_s = 0, seconds = 0, seconds_left = 0,
-         data_wait_share = 0;
+  double loss = 0, smooth_loss = 0, validation_loss = 0 /* NaN until measured */, lr = 0, grad_norm = 0;
+  double tokens_per_s = 0, seconds = 0, seconds_left = 0, data_wait_share = 0;
 };
 struct TrainResult {
   std::int64_t steps = 0, tokens = 0, parameters = 0;
-  double first_loss = 0, last_loss = 0 /* smoothed */, validation_loss = 0 /* NaN if the text is too short for one */, seconds = 0, tokens_per_s = 0;
+  double first_loss = 0, last_loss = 0 /* smoothed */, validation_loss = 0 /* NaN if the text is too short for one */;
+  double seconds = 0, tokens_per_s = 0;
   std::int64_t skipped = 0;          // steps whose gradient was not finite
   bool resumed = false, stopped = false;
   std::filesystem::path model_folder, metrics_file, curve_file;

@@ -140,7 +140,11 @@ struct StepCase {
     return out;
   }
   StepSpec spec(std::int64_t batch_rows, std::int64_t accumulation) const {
-    return {.config = config, .batch = batch_rows, .seq = 16, .accumulation = accumulation, .adamw = {.beta2 = 0.95, .weight_decay = 0.1}};
+    return {.config = config,
+            .batch = batch_rows,
+            .seq = 16,
+            .accumulation = accumulation,
+            .adamw = {.beta2 = 0.95, .weight_decay = 0.1}};
   }
 };
 
