@@ -247,7 +247,7 @@ vocab = 400
 [data]
 files = ["small.txt"]
 [train]
-steps = 60
+steps = 600
 batch = 4
 [output]
 folder = "{folder}"
@@ -273,7 +273,7 @@ validate_every = 20
         for _ in range(60):
             process = subprocess.Popen([PROGRAM, "train", self.recipe("killed"), "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SCRATCH)
             try:
-                process.wait(generator.uniform(0.05, 1.2))
+                process.wait(generator.uniform(0.1, 0.9))
                 self.assertEqual(process.returncode, 0)
                 break
             except subprocess.TimeoutExpired:
