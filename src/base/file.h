@@ -1,6 +1,7 @@
 // Files: whole reads, memory maps, and writes that either finish or leave the old file untouched.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -53,6 +54,12 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
 
 // XXH3 64-bit hash of bytes: checksums of plan files and checkpoints.
 std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
+// XXH3 128-bit hash: for content that is known by its hash alone.
+struct Hash128 {
+  std::uint64_t low = 0, high = 0;
+  auto operator<=>(const Hash128&) const = default;
+};
+Hash128 hash128(std::span<const std::byte> bytes);
 inline std::uint64_t hash64(std::string_view text, std::uint64_t seed = 0) {
   return hash64(std::as_bytes(std::span(text.data(), text.size())), seed);
 }

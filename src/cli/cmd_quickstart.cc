@@ -71,7 +71,7 @@ Recipe quickstart_recipe(const Source& source, const fs::path& folder, double mi
 
 // Prompts that fit the text: questions for the shipped dialogues, openings of the user's own paragraphs otherwise.
 std::vector<std::string> prompts_for(const Source& source) {
-  if (source.shipped) return {"Hello!", "What is Rhetor?", "Who keeps the lighthouse?"};
+  if (source.shipped) return {"Hello!", "Where does Ada Finch live?", "What is Rhetor?", "How do I bake bread?"};
   Corpus corpus({source.files.begin(), source.files.end()});
   std::vector<std::string> prompts;
   std::string document;

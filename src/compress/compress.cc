@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "eval/perplexity.h"
 #include "generate/generator.h"
-#include "passes/quantize.h"
 
 namespace rhetor {
 namespace {
@@ -36,19 +35,6 @@ void quantize_weight(const Tensor& w, bool transposed, Tensor& q, Tensor& scale)
       to[static_cast<std::size_t>(row * k + i)] = static_cast<std::int8_t>(std::clamp(rounded, -127.0f, 127.0f));
     }
   }
-}
-
-// Weight -> stored [n,k]? Over all tasks of the family.
-std::map<std::string, bool> weight_layouts(const ModelConfig& config) {
-  using Task = BuildSpec::Task;
-  std::vector<Task> tasks = {Task::logits};
-  if (config.family == "bert") tasks = {Task::pretrain, Task::span};
-  if (config.family == "bert" && config.labels > 0) tasks.push_back(Task::classify);
-  std::map<std::string, bool> out;
-  for (const Task task : tasks) {
-    for (const auto& [weight, transposed] : quantizable_weights(build_model(config, {.task = task}))) out[weight] = transposed;
-  }
-  return out;
 }
 
 std::uint64_t weight_file_bytes(const std::filesystem::path& folder) {
@@ -95,19 +81,11 @@ Model quantize_int8(const Model& model) {
     fail("the model '{}' is already quantised ({}); give the original", model.name, model.config.quantization);
   Model out = model;
   out.config.quantization = "int8";
-  out.weights.clear();
-  const auto layouts = weight_layouts(model.config);
-  // What a folder of the quantised model holds is asked of the models room, so the two cannot disagree. (A bert's word embedding
-  // is read by a matmul in one task and looked up in another: it is kept in both forms.)
-  for (const auto& [expected, want] : expected_weights(out.config)) {
-    if (const auto same = model.weights.find(expected); same != model.weights.end()) {
-      out.weights[expected] = same->second;
-      continue;
-    }
-    const std::string base = expected.substr(0, expected.rfind('.'));
-    const auto it = model.weights.find(base);
-    if (!expected.ends_with(".int8") || it == model.weights.end()) continue;  // ".scale" comes with ".int8"
-    quantize_weight(it->second, layouts.at(base), out.weights[expected], out.weights[base + ".scale"]);
+  // The models room decides, weight by weight, and tells the loader and the compiler the same.
+  for (const auto& [weight, transposed] : int8_weights(model.config)) {
+    const auto node = out.weights.extract(weight);
+    if (node.empty()) continue;  // a head that this folder lacks
+    quantize_weight(node.mapped(), transposed, out.weights[weight + ".int8"], out.weights[weight + ".scale"]);
   }
   return out;
 }

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cpu/families.h"
 #include "cpu/onednn.h"
+#include "cpu/pack_cache.h"
 #include "cpu/widened.h"
 
 namespace rhetor {
@@ -234,6 +235,7 @@ Kernel prepare(const KernelRequest& r) {
   const auto size = static_cast<std::int64_t>(byte_size(p.dtype));
   std::string implementation;
   const auto pieces = split(p, r.threads);
+  const Hash128 content = kind != ConvKind::weight_grad && r.constants[1] ? content_of(*r.constants[1]) : Hash128{};
   for (const Piece& piece : pieces) {
     const Operands plain = operands_of(p, piece);
     const Chosen chosen = choose(p, plain);
@@ -264,7 +266,7 @@ Kernel prepare(const KernelRequest& r) {
       slice.offsets[i] = from->offset * size;
       std::shared_ptr<void> fixed;
       if (i == 1 && kind != ConvKind::weight_grad && r.constants[1]) {
-        fixed = onednn::reordered(from->desc, static_cast<const std::byte*>(r.constants[1]->raw()) + slice.offsets[1], *want);
+        fixed = onednn::reordered(from->desc, *r.constants[1], content, slice.offsets[1], *want);
         kernel.packed_bytes += want->get_size();
         kernel.absorbed[1] = true;
       } else if (from->desc != *want) {

@@ -37,7 +37,7 @@ struct Kernel {
   KernelFn run = nullptr;
   std::shared_ptr<const void> params;        // whatever `run` needs, packed weights included; immutable after preparation
   std::uint64_t scratch_bytes = 0;
-  std::uint64_t packed_bytes = 0;            // memory held by packed weights
+  std::uint64_t packed_bytes = 0;            // packed weights it holds; may be shared with other kernels (cpu/pack_cache.h)
   std::vector<bool> absorbed;                // per operand: packed into params, its buffer is not read at run time
   std::string detail;                        // "oneDNN brgemm:avx512_core_amx, split n in 2"
   bool allocates = false;                    // the reference kernel and library calls that allocate inside

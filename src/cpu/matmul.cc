@@ -28,9 +28,7 @@ class PanelProduct final : public Product {
   explicit PanelProduct(const ProductRequest& r) : problem_(problem_of(r)), c_dtype_(r.out.dtype), a_dtype_(r.in[0].dtype) {
     const MatmulProblem& p = problem_;
     shape_ = panel_shape(a_dtype_ == DType::bf16 ? PanelKind::bf16 : PanelKind::f32, p.k, p.n);
-    weights_ = onednn::aligned_block(shape_.bytes());
-    pack_panels(shape_, r.constants[1]->raw(), p.transpose_b ? 1 : p.n, p.transpose_b ? p.k : 1, 0, shape_.panels, weights_.get(),
-                nullptr);
+    weights_ = shared_panels(shape_, *r.constants[1], p.transpose_b ? 1 : p.n, p.transpose_b ? p.k : 1);
     slices = static_cast<int>(std::clamp<std::uint64_t>(
         shape_.bytes() / kMinSliceBytes, 1, static_cast<std::uint64_t>(std::min<std::int64_t>(r.threads, shape_.panels))));
     scratch_bytes = a_dtype_ == DType::f32 ? 0 : aligned(static_cast<std::uint64_t>(p.m * p.k) * 4);

@@ -39,11 +39,8 @@ class PanelProductI8 final : public Product {
     scratch_bytes = rows_bytes_;
     absorbed = {false, false, r.constants[2] != nullptr, false};
     if (r.constants[2]) {
-      weights_ = onednn::aligned_block(shape_.bytes());
-      sums_ = onednn::aligned_block(sums_bytes_);
-      pack_panels(shape_, r.constants[2]->raw(), 1, p.k, 0, shape_.panels, weights_.get(),
-                  static_cast<std::int32_t*>(sums_.get()));
-      packed_bytes = shape_.bytes() + sums_bytes_;
+      weights_ = shared_panels(shape_, *r.constants[2], 1, p.k, sums_bytes_);
+      packed_bytes = aligned(shape_.bytes()) + sums_bytes_;
     } else {
       scratch_bytes += aligned(shape_.bytes()) + sums_bytes_;  // packed at every run
     }
@@ -62,10 +59,11 @@ class PanelProductI8 final : public Product {
            const void* context) const override {
     auto* rows = static_cast<std::byte*>(scratch);
     const void* weights = weights_.get();
-    const auto* sums = static_cast<const std::int32_t*>(sums_.get());
+    const std::uint64_t sums_at = aligned(shape_.bytes());  // behind the panels
+    const auto* sums = weights ? reinterpret_cast<const std::int32_t*>(static_cast<const std::byte*>(weights) + sums_at) : nullptr;
     if (!weights) {
       std::byte* packed = rows + rows_bytes_;
-      auto* fresh = reinterpret_cast<std::int32_t*>(packed + aligned(shape_.bytes()));
+      auto* fresh = reinterpret_cast<std::int32_t*>(packed + sums_at);
       pool.parallel_for(shape_.panels, 1, [&](std::int64_t begin, std::int64_t end) {
         pack_panels(shape_, in[2], 1, problem_.k, begin, end, packed, fresh);
       });
@@ -127,7 +125,7 @@ class PanelProductI8 final : public Product {
   MatmulProblem problem_;
   DType c_dtype_;
   PanelShape shape_;
-  std::shared_ptr<void> weights_, sums_;
+  std::shared_ptr<void> weights_;  // panels, then sums
   std::uint64_t rows_bytes_ = 0, sums_bytes_ = 0;
   bool by_rows_ = false;
 };

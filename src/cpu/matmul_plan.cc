@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cpu/onednn.h"
+#include "cpu/pack_cache.h"
 
 namespace rhetor {
 namespace {
@@ -148,6 +149,7 @@ MatmulPlan::MatmulPlan(const MatmulProblem& p, const Tensor* b, int threads, boo
     memory::desc desc;
     std::shared_ptr<void> data;
   };
+  const Hash128 content = fixed ? content_of(*b) : Hash128{};
   std::map<std::int64_t, Packed> packed;  // constant weights, by first column: shared by slices over rows
   struct Made {
     std::shared_ptr<const onednn::Call> call;
@@ -182,8 +184,7 @@ MatmulPlan::MatmulPlan(const MatmulProblem& p, const Tensor* b, int threads, boo
           // The first block of these columns, or a tail for which oneDNN wants another layout.
           pd = make_pd(d.a, any_layout(p.k, piece.cols.size(), p.b), d.c);
           check(static_cast<bool>(pd), "oneDNN refused a slice of a product it accepts");
-          weights = {pd.weights_desc(),
-                     onednn::reordered(d.b, static_cast<const std::byte*>(b->raw()) + slice.pack_from, pd.weights_desc())};
+          weights = {pd.weights_desc(), onednn::reordered(d.b, *b, content, slice.pack_from, pd.weights_desc())};
           packed_bytes_ += pd.weights_desc().get_size();
         }
         d.b = weights.desc;

@@ -9,12 +9,27 @@
 #include "base/error.h"
 #include "cpu/kernel.h"
 #include "cpu/library_scope.h"
+#include "cpu/pack_cache.h"
 
 namespace rhetor::onednn {
 namespace {
 
 // 64-byte-aligned sizes keep aligned_alloc happy.
 std::size_t round_up(std::size_t bytes) { return (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64; }
+
+// Everything that defines a blocked layout: two descriptions of one layout give one text.
+std::string layout_text(const dnnl::memory::desc& desc) {
+  const dnnl_memory_desc_t& d = desc.data;
+  const dnnl_blocking_desc_t& blocking = d.format_desc.blocking;
+  std::string out = fmt::format("type {} at {}:", static_cast<int>(d.data_type), d.offset0);
+  for (int i = 0; i < d.ndims; ++i)
+    out += fmt::format(" {}/{}+{}*{}", d.dims[i], d.padded_dims[i], d.padded_offsets[i], blocking.strides[i]);
+  for (int i = 0; i < blocking.inner_nblks; ++i) out += fmt::format(" [{} of {}]", blocking.inner_blks[i], blocking.inner_idxs[i]);
+  const dnnl_memory_extra_desc_t& extra = d.extra;
+  if (extra.flags != dnnl_memory_extra_flag_none)
+    out += fmt::format(" extra {} {} {} {}", extra.flags, extra.compensation_mask, extra.scale_adjust, extra.asymm_compensation_mask);
+  return out;
+}
 
 void succeed(dnnl_status_t status, const char* what) {
   if (status != dnnl_success) fail(ErrorKind::internal, "oneDNN refused to {} (status {})", what, static_cast<int>(status));
@@ -105,10 +120,16 @@ std::shared_ptr<void> aligned_block(std::size_t bytes) {
   return {block, [](void* p) { std::free(p); }};
 }
 
-std::shared_ptr<void> reordered(const dnnl::memory::desc& from, const void* data, const dnnl::memory::desc& to) {
-  std::shared_ptr<void> block = aligned_block(to.get_size());
-  void* pointers[] = {const_cast<void*>(data), block.get()};
-  reorder_call(from, to)->run(pointers);
+std::shared_ptr<void> reordered(const dnnl::memory::desc& from, const Tensor& source, const Hash128& content, std::int64_t offset,
+                                const dnnl::memory::desc& to) {
+  const auto pack = [&](void* block) {
+    void* pointers[] = {static_cast<std::byte*>(const_cast<void*>(source.raw())) + offset, block};
+    reorder_call(from, to)->run(pointers);
+  };
+  if (from.data.format_kind == dnnl_blocked && to.data.format_kind == dnnl_blocked)
+    return shared_pack(content, fmt::format("oneDNN from {} {}, to {}", offset, layout_text(from), layout_text(to)), to.get_size(), pack);
+  std::shared_ptr<void> block = aligned_block(to.get_size());  // a layout private to oneDNN
+  pack(block.get());
   return block;
 }
 

@@ -12,7 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/dtype.h"
+#include "base/file.h"
+#include "tensor/tensor.h"
 
 namespace rhetor::onednn {
 
@@ -59,8 +60,10 @@ class Call {
 
 // 64-byte-aligned memory that frees itself.
 std::shared_ptr<void> aligned_block(std::size_t bytes);
-// `data` of layout `from` rewritten in layout `to`.
-std::shared_ptr<void> reordered(const dnnl::memory::desc& from, const void* data, const dnnl::memory::desc& to);
+// The part of `source` that starts `offset` bytes in and has layout `from`, rewritten in layout `to`; `content` is its content_of().
+// Shared with every other caller that wants the same of an equal weight (cpu/pack_cache.h).
+std::shared_ptr<void> reordered(const dnnl::memory::desc& from, const Tensor& source, const Hash128& content, std::int64_t offset,
+                                const dnnl::memory::desc& to);
 
 // The same as a call with arguments {from, to}, for data known only at run time. REQUIRES: no scratch, which plain reorders need
 // none of.

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cpu/pack_cache.h"
 #include "cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -279,6 +280,17 @@ void pack_panels(const PanelShape& s, const void* w, std::int64_t row_stride, st
       return pack_typed(s, static_cast<const std::int8_t*>(w), row_stride, col_stride, begin, end, static_cast<std::int8_t*>(to),
                         sums);
   }
+}
+
+std::shared_ptr<void> shared_panels(const PanelShape& s, const Tensor& w, std::int64_t row_stride, std::int64_t col_stride,
+                                    std::uint64_t sums_bytes) {
+  const std::uint64_t sums_at = (s.bytes() + 63) / 64 * 64;
+  const std::string form = fmt::format("panels {} of {} columns, [{}, {}] by {}, {}, sums {}", static_cast<int>(s.kind), s.cols, s.k, s.n,
+                                       row_stride, col_stride, sums_bytes);
+  return shared_pack(content_of(w), form, sums_at + sums_bytes, [&](void* to) {
+    auto* sums = sums_bytes ? reinterpret_cast<std::int32_t*>(static_cast<std::byte*>(to) + sums_at) : nullptr;
+    pack_panels(s, w.raw(), row_stride, col_stride, 0, s.panels, to, sums);
+  });
 }
 
 void run_panels(const PanelRun& run, std::int64_t panel_begin, std::int64_t panel_end) {

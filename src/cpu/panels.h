@@ -6,8 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
-#include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace rhetor {
 
@@ -31,6 +32,11 @@ PanelShape panel_shape(PanelKind kind, std::int64_t k, std::int64_t n);
 // sums (int8 only): per column, 128 times the sum over k.
 void pack_panels(const PanelShape& shape, const void* w, std::int64_t row_stride, std::int64_t col_stride, std::int64_t begin,
                  std::int64_t end, void* to, std::int32_t* sums);
+
+// All of a constant weight's panels, followed (64-byte aligned) by `sums_bytes` of sums if that is not zero; shared with every kernel
+// of the process that packs an equal weight (cpu/pack_cache.h).
+std::shared_ptr<void> shared_panels(const PanelShape& shape, const Tensor& w, std::int64_t row_stride, std::int64_t col_stride,
+                                    std::uint64_t sums_bytes = 0);
 
 struct PanelRun {
   const PanelShape* shape;

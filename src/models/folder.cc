@@ -35,6 +35,14 @@ void check_weights(const ModelConfig& config, const Weights& weights, const std:
   }
 }
 
+// "runs/harbour/" and "runs/harbour" are both called "harbour"; "runs/harbour/int8", a compressed form, "harbour-int8".
+std::string model_name(const std::filesystem::path& folder) {
+  std::filesystem::path clean = std::filesystem::absolute(folder).lexically_normal();
+  if (!clean.has_filename()) clean = clean.parent_path();
+  const std::string name = clean.filename().string();
+  return name == "int8" ? clean.parent_path().filename().string() + "-int8" : name;
+}
+
 }  // namespace
 
 ModelPtr load_model(const std::filesystem::path& folder) {
@@ -54,9 +62,7 @@ ModelPtr load_model(const std::filesystem::path& folder) {
       fail("'{}' has {} tokens, but the model in '{}' has a vocabulary of {}; they do not belong together", tokenizer_path.string(),
            model->tokenizer->vocab_size(), folder.string(), model->config.vocab);
   }
-  // "runs/model/" and "runs/model" are both called "model".
-  const std::filesystem::path clean = std::filesystem::absolute(folder).lexically_normal();
-  model->name = clean.has_filename() ? clean.filename().string() : clean.parent_path().filename().string();
+  model->name = model_name(folder);
   return model;
 }
 

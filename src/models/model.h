@@ -60,7 +60,11 @@ Graph build_model(const ModelConfig& config, const BuildSpec& spec);
 
 // What compile() must be told of a model whose weights are quantised: with quantization "int8" the weights hold "NAME.int8" and
 // "NAME.scale" in place of "NAME".
+// Which weights those are is decided once for all tasks (int8_weights), so every graph of the model reads the same file.
 CompileOptions compile_options_for(const ModelConfig& config, CompileOptions options = {});
+// The weights that int8 compression takes: each that a matmul of some task reads as its right operand; true if it is stored [n,k],
+// false if [k,n]. Depends on the configuration alone, not on `quantization`.
+std::map<std::string, bool, std::less<>> int8_weights(const ModelConfig& config);
 // The weights a model folder of this configuration holds, over all tasks: name -> type, and whether every task needs it.
 struct ExpectedWeight {
   Type type;

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "models/families.h"
 #include "models/model.h"
+#include "passes/quantize.h"
 
 namespace rhetor {
 namespace {
@@ -66,22 +67,28 @@ CompileOptions compile_options_for(const ModelConfig& config, CompileOptions opt
   if (config.quantization == "int8") {
     options.passes.int8 = true;
     options.passes.int8_stored = true;
+    options.passes.int8_weights = int8_weights(config);
   }
   return options;
+}
+
+std::map<std::string, bool, std::less<>> int8_weights(const ModelConfig& config) {
+  std::map<std::string, bool, std::less<>> out;
+  for (const Task task : tasks_of(config))
+    for (const auto& [weight, transposed] : quantizable_weights(build_model(config, {.task = task}))) out.emplace(weight, transposed);
+  return out;
 }
 
 std::map<std::string, ExpectedWeight> expected_weights(const ModelConfig& config) {
   std::map<std::string, ExpectedWeight> out;
   const std::vector<Task> tasks = tasks_of(config);
+  // The quantise pass alone knows what it makes of those weights; the other passes would only cost time here.
+  PassOptions options = compile_options_for(config).passes;
+  for (const Pass& pass : all_passes())
+    if (pass.name != "quantize") options.off.emplace(pass.name);
   for (const Task task : tasks) {
     Graph graph = build_model(config, {.task = task});
-    if (!config.quantization.empty()) {
-      // The quantise pass alone knows which weights it takes; the other passes would only cost time here.
-      PassOptions options = compile_options_for(config).passes;
-      for (const Pass& pass : all_passes())
-        if (pass.name != "quantize") options.off.emplace(pass.name);
-      graph = run_passes(std::move(graph), options).graph;
-    }
+    if (!config.quantization.empty()) graph = run_passes(std::move(graph), options).graph;
     const auto uses = graph.uses();
     for (const std::int32_t i : graph.input_nodes()) {
       if (graph.input_kind(i) != InputKind::param || uses[static_cast<std::size_t>(i)][0] == 0) continue;

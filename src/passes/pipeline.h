@@ -28,6 +28,9 @@ struct PassOptions {
   DType compute = DType::f32;               // precision pass: contractions and attention run in this dtype (f32: pass does nothing)
   bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
   bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]
+  // With int8_stored: the weights that arrive so, and whether their NAME is [n,k] ([k,n] if not). One list serves every graph of a
+  // model, whoever reads the weight there. Empty: those that this graph's matmuls read.
+  std::map<std::string, bool, std::less<>> int8_weights;
   std::uint64_t memory_budget = 0;          // remat pass: bytes of activations to fit; 0 = no recomputation
 };
 

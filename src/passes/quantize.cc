@@ -62,10 +62,28 @@ Choice choose(const Graph& graph) {
   return choice;
 }
 
+// The parameters of `graph` that the list names, in place of those its own matmuls would choose.
+Choice choose(const Graph& graph, const PassOptions& options) {
+  Choice choice = choose(graph);
+  if (!options.int8_stored || options.int8_weights.empty()) return choice;
+  for (const auto& [param, transposed] : choice.weights)
+    if (!options.int8_weights.contains(graph.input_name(param))) choice.refused.emplace(param, "the model stores it as it is");
+  choice.weights.clear();
+  for (const std::int32_t param : graph.input_nodes()) {
+    const auto named = options.int8_weights.find(graph.input_name(param));
+    if (graph.input_kind(param) != InputKind::param || named == options.int8_weights.end()) continue;
+    if (graph.node(param).outputs[0].shape.rank() != 2)
+      fail("the weight '{}' {} cannot be stored as int8 rows: it is not a matrix", named->first, graph.node(param).outputs[0].str());
+    choice.weights[param] = named->second;
+    choice.refused.erase(param);
+  }
+  return choice;
+}
+
 class Quantizer {
  public:
   Quantizer(const Graph& graph, PassContext& context)
-      : graph_(graph), stored_(context.options.int8_stored), choice_(choose(graph)), matmul_(&all_ops().at("matmul")),
+      : graph_(graph), stored_(context.options.int8_stored), choice_(choose(graph, context.options)), matmul_(&all_ops().at("matmul")),
         embedding_(&all_ops().at("embedding")), cast_(&all_ops().at("cast")) {
     for (const auto& [param, reason] : choice_.refused)
       context.record.refusals.push_back(

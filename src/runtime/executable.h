@@ -54,6 +54,8 @@ struct CompileReport {
     Cost cost;
   };
   std::vector<NodeChoice> choices;
+  // packed_bytes: what this executable's kernels hold. Executables of one model share packed weights, and each counts them as if it
+  // were alone; what the process really holds is pack_cache_use() (cpu/pack_cache.h).
   std::uint64_t arena_bytes = 0, lower_bound = 0, weight_bytes = 0, packed_bytes = 0, state_bytes = 0;
   double compile_ms = 0;
 };

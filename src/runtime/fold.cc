@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <set>
 
+#include "cpu/pack_cache.h"
 #include "runtime/impl.h"
 
 namespace rhetor {
@@ -104,7 +105,7 @@ Folded fold(const Graph& graph, const Weights& params, ThreadPool& pool) {
       }
       const std::string name = fresh_name(graph, counter);
       r.set({i, k}, r.to().input(name, value.type(), InputKind::param));
-      out.params[name] = value;
+      out.params[name] = shared_constant(value);
     }
     return {};
   });
