@@ -47,7 +47,7 @@ int cmd_generate(int argc, const char* const* argv) {
   std::int64_t seed = 0, threads = 0;
   bool chat = false, quiet = false;
   Args args("generate", "Continues a prompt, streaming. MODEL is a model folder or a plan file.",
-            "  rhetor generate runs/quickstart/model \"The harbour\"\n"
+            "  rhetor generate runs/quickstart \"The harbour\"\n"
             "  rhetor generate runs/quickstart/model.plan \"Who keeps the lighthouse?\" --chat --temperature 0");
   args.positional("model", path, "model folder or plan file").positional("prompt", prompt, "text to continue");
   add_sampling(args, sampling, seed);
@@ -58,6 +58,7 @@ int cmd_generate(int argc, const char* const* argv) {
   if (!args.parse(argc, argv)) return 0;
   if (threads > 0) set_default_threads(static_cast<int>(threads));
   sampling.seed = static_cast<std::uint64_t>(seed);
+  sampling.validate();
   const LanguageModelPtr model = open_language_model(path);
   const std::string text = chat ? render_chat({{"user", prompt}}, true) : prompt;
   if (!chat && !quiet) print_piece(prompt);

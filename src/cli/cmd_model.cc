@@ -19,7 +19,7 @@ namespace rhetor {
 int cmd_eval(int argc, const char* const* argv) {
   std::string path, task = "perplexity", data, json;
   std::int64_t limit = 0, threads = 0;
-  Args args("eval", "Measures a model on a task.", "  rhetor eval runs/quickstart/model --task perplexity --data book.txt --json result.json");
+  Args args("eval", "Measures a model on a task.", "  rhetor eval runs/quickstart --task perplexity --data book.txt --json result.json");
   args.positional("model", path, "model folder")
       .choice("--task", task, "what to measure", {"perplexity"})
       .option("--data", data, "text or JSONL, plain or compressed")
@@ -45,7 +45,7 @@ int cmd_compress(int argc, const char* const* argv) {
   std::string path, output, text, json;
   bool int8 = false;
   Args args("compress", "Makes a model smaller and faster; prints size, loss and speed before and after.",
-            "  rhetor compress runs/quickstart/model --int8 -o runs/quickstart/int8 --text book.txt");
+            "  rhetor compress runs/quickstart --int8 -o runs/quickstart/int8 --text book.txt");
   args.positional("model", path, "model folder")
       .flag("--int8", int8, "8-bit weights (per output channel), 8-bit activations (per row, at run time)")
       .option("-o,--output", output, "model folder to write")
@@ -93,7 +93,7 @@ int cmd_explain(int argc, const char* const* argv) {
   std::int64_t seq = 16, batch = 1;
   std::vector<std::string> off;
   Args args("explain", "Shows the graph before and after the passes, the kernels chosen and refused and why, and the memory map.",
-            "  rhetor explain runs/quickstart/model\n"
+            "  rhetor explain runs/quickstart\n"
             "  rhetor explain bert-base --html bert.html --off fuse\n"
             "  rhetor explain gpt2 --seq 64 --dump-passes /tmp/passes");
   args.positional("model", path, "model folder, plan file, or the name of a preset (random weights)")

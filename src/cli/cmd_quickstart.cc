@@ -1,4 +1,5 @@
 // rhetor quickstart: text in, a trained, compressed, compiled, answering model out.
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -43,7 +44,9 @@ Source source_of(const std::vector<std::string>& texts) {
     hash = hash64(mapped->bytes(), hash + 1);
     source.bytes += mapped->bytes().size();
   }
-  const std::string stem = fs::path(source.files[0]).stem().string();
+  std::string stem = fs::path(source.files[0]).stem().string();
+  for (char& c : stem)
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_') c = '-';   // a folder name that needs no quotes
   source.name = source.shipped ? "the harbour stories" : stem + (source.files.size() > 1 ? fmt::format(" and {} more", source.files.size() - 1) : "");
   source.folder = source.shipped ? "quickstart" : fmt::format("quickstart-{}-{:08x}", stem, static_cast<std::uint32_t>(hash));
   return source;
@@ -69,25 +72,38 @@ Recipe quickstart_recipe(const Source& source, const fs::path& folder, double mi
   return recipe;
 }
 
-// Prompts that fit the text: questions for the shipped dialogues, openings of the user's own paragraphs otherwise.
-std::vector<std::string> prompts_for(const Source& source) {
-  if (source.shipped) return {"Hello!", "Where does Ada Finch live?", "What is Rhetor?", "How do I bake bread?"};
+struct Prompt {
+  std::string text;
+  bool chat = false;
+};
+
+// Questions for the shipped dialogues and for a user's own; openings of the user's paragraphs otherwise.
+std::vector<Prompt> prompts_for(const Source& source) {
+  if (source.shipped)
+    return {{"Hello!", true}, {"Where does Ada Finch live?", true}, {"What is Rhetor?", true}, {"How do I bake bread?", true}};
+  constexpr std::string_view kUser = "<|user|>";
   Corpus corpus({source.files.begin(), source.files.end()});
-  std::vector<std::string> prompts;
+  std::vector<Prompt> prompts;
   std::string document;
   while (prompts.size() < 3 && corpus.next(document)) {
+    if (const std::size_t turn = document.find(kUser); turn != std::string::npos) {
+      const std::size_t begin = turn + kUser.size();
+      prompts.push_back({document.substr(begin, document.find("<|", begin) - begin), true});
+      continue;
+    }
     for (const std::size_t share : {0u, 1u, 2u}) {
       std::size_t begin = document.size() * share / 3;
       while (begin > 0 && begin < document.size() && document[begin - 1] != ' ' && document[begin - 1] != '\n') ++begin;
       const std::string words = document.substr(begin, 60);
       const std::size_t cut = words.find_last_of(" \n");
-      if (cut != std::string::npos && cut > 10 && prompts.size() < 3) prompts.push_back(words.substr(0, cut));
+      if (cut != std::string::npos && cut > 10 && prompts.size() < 3) prompts.push_back({words.substr(0, cut), false});
     }
   }
   return prompts;
 }
 
-QuickstartAnswer ask(const LanguageModel& model, const std::string& prompt, bool chat) {
+QuickstartAnswer ask(const LanguageModel& model, const Prompt& question) {
+  const auto& [prompt, chat] = question;
   Sampling sampling;
   sampling.temperature = chat ? 0.0 : 0.7;
   sampling.top_k = 40;
@@ -101,6 +117,37 @@ QuickstartAnswer ask(const LanguageModel& model, const std::string& prompt, bool
   });
   fmt::print("\n");
   return {prompt, result.text, result.first_token_ms, result.tokens_per_s()};
+}
+
+// The compression report, kept beside the model so that a second run need not measure again.
+struct ReportField {
+  const char* name;
+  double CompressReport::* value;
+};
+constexpr ReportField kReportFields[] = {{"loss_before", &CompressReport::loss_before},
+                                         {"loss_after", &CompressReport::loss_after},
+                                         {"tokens_per_s_before", &CompressReport::tokens_per_s_before},
+                                         {"tokens_per_s_after", &CompressReport::tokens_per_s_after},
+                                         {"latency_ms_before", &CompressReport::latency_ms_before},
+                                         {"latency_ms_after", &CompressReport::latency_ms_after}};
+
+void write_report(const fs::path& path, const CompressReport& report) {
+  std::vector<JsonField> fields{{"bytes_before", static_cast<std::int64_t>(report.bytes_before)},
+                                {"bytes_after", static_cast<std::int64_t>(report.bytes_after)}};
+  for (const auto& [name, value] : kReportFields) fields.emplace_back(name, report.*value);
+  write_json(path.string(), fields);
+}
+
+bool read_report(const fs::path& path, CompressReport& report) {
+  const auto numbers = read_json_numbers(path.string());
+  if (!numbers.contains("bytes_before") || !numbers.contains("bytes_after")) return false;
+  report.bytes_before = static_cast<std::uint64_t>(numbers.at("bytes_before"));
+  report.bytes_after = static_cast<std::uint64_t>(numbers.at("bytes_after"));
+  for (const auto& [name, value] : kReportFields) {
+    if (!numbers.contains(name)) return false;
+    report.*value = numbers.at(name);
+  }
+  return true;
 }
 
 bool is_fresh(const fs::path& made, const fs::path& from) {
@@ -150,10 +197,16 @@ int cmd_quickstart(int argc, const char* const* argv) {
     return 1;
   }
 
-  fmt::print("2/4 quantise to int8\n");
-  std::fflush(stdout);
-  const fs::path int8_folder = folder / "int8";
-  summary.compression = compress_int8(model_folder, int8_folder, source.files[0]);
+  const fs::path int8_folder = folder / "int8", compress_report = folder / "compress.json";
+  if (!fresh && is_fresh(int8_folder / "model.safetensors", model_folder / "model.safetensors") &&
+      read_report(compress_report, summary.compression)) {
+    fmt::print("2/4 the int8 model is up to date\n");
+  } else {
+    fmt::print("2/4 quantise to int8\n");
+    std::fflush(stdout);
+    summary.compression = compress_int8(model_folder, int8_folder, source.files[0]);
+    write_report(compress_report, summary.compression);
+  }
 
   const fs::path plan = folder / "model.plan";
   const auto compile_start = Clock::now();
@@ -172,7 +225,7 @@ int cmd_quickstart(int argc, const char* const* argv) {
   const ExecutablePtr decode = model->cached(1, 1);
   summary.plan_open_ms = ms_since(open_start);
   summary.config = model->config();
-  for (const std::string& prompt : prompts_for(source)) summary.answers.push_back(ask(*model, prompt, source.shipped));
+  for (const Prompt& prompt : prompts_for(source)) summary.answers.push_back(ask(*model, prompt));
 
   summary.total_seconds = ms_since(start) / 1000;
   fmt::print("{}", quickstart_card(summary));

@@ -1,8 +1,11 @@
 #include "cli/commands.h"
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -19,9 +22,22 @@ void print_overview() {
   fmt::print("\n`rhetor COMMAND --help` explains a command. A first try: rhetor quickstart\n");
 }
 
-int print_version() {
-  fmt::print("rhetor {}\n{}\n", kVersion, cpu_description());
-  return 0;
+int dispatch_command(std::string_view word, int argc, const char* const* argv) {
+  if (word == "--help" || word == "-h" || word == "help") {
+    print_overview();
+    return 0;
+  }
+  if (word == "--version" || word == "version") {
+    fmt::print("rhetor {}\n{}\n", kVersion, cpu_description());
+    return 0;
+  }
+  std::vector<std::string_view> names;
+  for (const Command& command : commands()) {
+    if (command.name == word) return command.run(argc, argv);
+    names.push_back(command.name);
+  }
+  const std::string near = nearest(word, names);
+  fail("there is no command '{}'{}; `rhetor --help` lists them", word, near.empty() ? "" : "; did you mean '" + near + "'?");
 }
 
 }  // namespace
@@ -46,22 +62,12 @@ const std::vector<Command>& commands() {
 int run_cli(int argc, const char* const* argv) {
   const std::string_view word = argc > 1 ? argv[1] : "--help";
   try {
-    if (word == "--help" || word == "-h" || word == "help") {
-      print_overview();
-      return 0;
-    }
-    if (word == "--version" || word == "version") return print_version();
-    std::vector<std::string_view> names;
-    for (const Command& command : commands()) {
-      if (command.name == word) {
-        const int code = command.run(argc - 1, argv + 1);
-        if (std::fflush(stdout) != 0) fail(ErrorKind::io, "cannot write to standard output");
-        return code;
-      }
-      names.push_back(command.name);
-    }
-    const std::string near = nearest(word, names);
-    fail("there is no command '{}'{}; `rhetor --help` lists them", word, near.empty() ? "" : "; did you mean '" + near + "'?");
+    const int code = dispatch_command(word, argc - 1, argv + 1);
+    if (std::fflush(stdout) != 0) fail(ErrorKind::io, "cannot write to standard output: {}", std::strerror(errno));
+    return code;
+  } catch (const std::system_error& error) {  // fmt::print's, when standard output cannot take what it is given
+    log_line(LogLevel::error, fmt::format("cannot write to standard output: {}", error.code().message()));
+    return 1;
   } catch (const Error& error) {
     log_line(LogLevel::error, error.what());
     return error.kind() == ErrorKind::internal ? 2 : 1;

@@ -15,7 +15,7 @@ std::vector<Row> rows_of(const QuickstartSummary& s) {
   const CompressReport& c = s.compression;
   return {
       {"weights", human_bytes(c.bytes_before), human_bytes(c.bytes_after)},
-      {"loss (nats a token)", fmt::format("{:.4f}", c.loss_before), fmt::format("{:.4f}", c.loss_after)},
+      {"loss on its text", fmt::format("{:.4f}", c.loss_before), fmt::format("{:.4f}", c.loss_after)},
       {"decode tokens/s", fmt::format("{:.0f}", c.tokens_per_s_before), fmt::format("{:.0f}", c.tokens_per_s_after)},
       {"ms a token (p50)", fmt::format("{:.3f}", c.latency_ms_before), fmt::format("{:.3f}", c.latency_ms_after)},
   };

@@ -110,6 +110,21 @@ TEST(Quantize, OtherReadersGetTheDequantisedWeight) {
   EXPECT_LT(worst_difference(evaluate(g, inputs), evaluate(r.graph, stored(g, inputs))), 0.03);
 }
 
+TEST(Quantize, AListDecidesWhateverThisGraphReads) {
+  // Here the table is only looked up; the model's other graph multiplies by it. `v` is a matrix the model keeps in float.
+  Graph g;
+  const Value table = g.input("table", {DType::f32, {6, 4}}, InputKind::param), v = g.input("v", {DType::f32, {4, 4}}, InputKind::param);
+  const Value rows = embedding(table, g.input("ids", {DType::i32, {3}}));
+  g.output("y", matmul(rows, v));
+  const PipelineResult r = only(g, "quantize", {.int8 = true, .int8_stored = true, .int8_weights = {{"table", true}, {"elsewhere", false}}});
+  EXPECT_EQ(count(r.graph, "matmul"), 1);
+  EXPECT_EQ(count(r.graph, "matmul_i8"), 0);
+  EXPECT_TRUE(r.graph.find_input("table.int8").valid());
+  EXPECT_FALSE(r.graph.find_input("table").valid());
+  EXPECT_TRUE(r.graph.find_input("v").valid());
+  EXPECT_EQ(record(r, "quantize").refusals.back().reason, "the model stores it as it is");
+}
+
 TEST(Precision, ContractionsRunNarrowAndEverythingElseStaysWide) {
   for (const DType narrow : {DType::bf16, DType::f16}) {
     const Graph g = training_graph();

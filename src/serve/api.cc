@@ -1,5 +1,6 @@
 #include "serve/api.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -11,11 +12,13 @@
 namespace rhetor {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;   // what we write
+// What we read: looking up a key in an ordered_json is linear, so reading an object of many keys would be quadratic.
+using Body = nlohmann::json;
 
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-double number(const Json& body, const char* field, double fallback, double low, double high) {
+double number(const Body& body, const char* field, double fallback, double low, double high) {
   const auto at = body.find(field);
   if (at == body.end() || at->is_null()) return fallback;
   if (!at->is_number()) fail("'{}' must be a number, found {}", field, at->type_name());
@@ -24,7 +27,7 @@ double number(const Json& body, const char* field, double fallback, double low, 
   return value;
 }
 
-std::int64_t integer(const Json& body, const char* field, std::int64_t fallback, std::int64_t low, std::int64_t high) {
+std::int64_t integer(const Body& body, const char* field, std::int64_t fallback, std::int64_t low, std::int64_t high) {
   const auto at = body.find(field);
   if (at == body.end() || at->is_null()) return fallback;
   if (!at->is_number_integer()) fail("'{}' must be an integer, found {}", field, at->type_name());
@@ -35,7 +38,7 @@ std::int64_t integer(const Json& body, const char* field, std::int64_t fallback,
   return value;
 }
 
-bool boolean(const Json& body, const char* field) {
+bool boolean(const Body& body, const char* field) {
   const auto at = body.find(field);
   if (at == body.end() || at->is_null()) return false;
   if (!at->is_boolean()) fail("'{}' must be true or false, found {}", field, at->type_name());
@@ -43,26 +46,26 @@ bool boolean(const Json& body, const char* field) {
 }
 
 // A message's content: a string, or OpenAI's list of {"type": "text", "text": ...} parts.
-std::string content_of(const Json& message, std::size_t index) {
+std::string content_of(const Body& message, std::size_t index) {
   const auto at = message.find("content");
   if (at == message.end()) fail("'messages[{}].content' is missing", index);
   if (at->is_string()) return at->get<std::string>();
   if (!at->is_array()) fail("'messages[{}].content' must be a string or a list of text parts, found {}", index, at->type_name());
   std::string text;
-  for (const Json& part : *at) {
-    if (!part.is_object() || part.value("type", "") != "text" || !part.contains("text") || !part["text"].is_string())
+  for (const Body& part : *at) {
+    if (!part.is_object() || !part.contains("type") || part["type"] != "text" || !part.contains("text") || !part["text"].is_string())
       fail("'messages[{}].content' holds a part that is not {{\"type\": \"text\", \"text\": ...}}; only text is supported", index);
     text += part["text"].get<std::string>();
   }
   return text;
 }
 
-std::string chat_prompt(const Json& body) {
+std::string chat_prompt(const Body& body) {
   const auto at = body.find("messages");
   if (at == body.end() || !at->is_array() || at->empty()) fail("'messages' must be a list of at least one {{role, content}}");
   std::vector<ChatMessage> messages;
   for (std::size_t i = 0; i < at->size(); ++i) {
-    const Json& message = (*at)[i];
+    const Body& message = (*at)[i];
     if (!message.is_object()) fail("'messages[{}]' must be an object with role and content, found {}", i, message.type_name());
     const auto role = message.find("role");
     if (role == message.end() || !role->is_string()) fail("'messages[{}].role' must be \"system\", \"user\" or \"assistant\"", i);
@@ -73,7 +76,7 @@ std::string chat_prompt(const Json& body) {
   return render_chat(messages, true);
 }
 
-std::string plain_prompt(const Json& body) {
+std::string plain_prompt(const Body& body) {
   const auto at = body.find("prompt");
   if (at == body.end()) fail("'prompt' is missing");
   if (at->is_string()) return at->get<std::string>();
@@ -111,11 +114,11 @@ std::string finish_name(const Generation& result) { return result.finish == Fini
 }  // namespace
 
 CompletionRequest parse_completion(std::string_view body, bool chat) {
-  Json json;
+  Body json;
   try {
-    json = Json::parse(body);
-  } catch (const Json::exception& error) {
-    fail("the body is not JSON: {}", error.what());
+    json = Body::parse(body);
+  } catch (const Body::exception& error) {
+    fail("the body is not JSON: {}", std::string(error.what()).substr(0, 200));   // it quotes the text it stumbled over
   }
   if (!json.is_object()) fail("the body must be a JSON object, found {}", json.type_name());
   CompletionRequest request;
@@ -135,12 +138,14 @@ CompletionRequest parse_completion(std::string_view body, bool chat) {
   request.max_tokens_given = wanted > 0;
   s.max_tokens = wanted > 0 ? wanted : 256;
   if (const auto at = json.find("stop"); at != json.end() && !at->is_null()) {
-    const Json list = at->is_array() ? *at : Json::array({*at});
-    if (list.size() > 16) fail("'stop' has {} strings, at most 16 are allowed", list.size());
-    for (const Json& item : list) {
-      if (!item.is_string() || item.get<std::string>().empty()) fail("'stop' must be a non-empty string or a list of them");
+    // No copy of *at: copying recurses, and a body may nest as deep as it is long.
+    const auto add = [&s](const Body& item) {
+      if (!item.is_string() || item.get_ref<const std::string&>().empty()) fail("'stop' must be a non-empty string or a list of them");
       s.stop.push_back(item.get<std::string>());
-    }
+    };
+    if (at->is_array() && at->size() > 16) fail("'stop' has {} strings, at most 16 are allowed", at->size());
+    if (at->is_array()) std::for_each(at->begin(), at->end(), add);
+    else add(*at);
   }
   request.stream = boolean(json, "stream");
   if (const auto at = json.find("stream_options"); at != json.end() && at->is_object()) request.include_usage = boolean(*at, "include_usage");

@@ -43,8 +43,14 @@ struct HttpServer::Impl {
   HttpHandler handler;
   asio::io_context io{1};
   tcp::acceptor acceptor{io};
-  std::set<std::shared_ptr<Connection>> connections;   // I/O thread only
+  asio::steady_timer grace{io};
+  std::uint16_t port = 0;              // kept: the acceptor belongs to the I/O thread
+  // I/O thread only:
+  std::set<std::shared_ptr<Connection>> connections;
+  bool stopping = false;
   void accept();
+  void stop();
+  void remove(const std::shared_ptr<Connection>& connection);
 };
 
 // One TCP connection: reads a request, hands it to the handler, writes what the Responder says, reads the next. All members are
@@ -55,6 +61,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void read();
   void close();
+  void close_when_answered();
 
   // ---- called by the Responder through the I/O thread; `id` is the request they belong to ----
   void send(std::uint64_t id, int status, const std::string& type, std::string body, const std::vector<std::pair<std::string, std::string>>& headers);
@@ -175,6 +182,7 @@ void Connection::refuse(int status, std::string_view message) {
   ++request_;
   answering_ = true;
   keep_alive_ = false;
+  head_only_ = false;                  // of the request before
   send(request_, status, "application/json", error_body(message), {});
 }
 
@@ -249,8 +257,13 @@ void Connection::finished() {
   if (keep_alive_ && server_.acceptor.is_open()) return read();
   stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
   buffer_.clear();
-  stream_.expires_after(to_duration(5));
+  stream_.expires_after(to_duration(server_.stopping ? 0.5 : 5));
   linger();
+}
+
+void Connection::close_when_answered() {
+  if (answering_) keep_alive_ = false;
+  else close();
 }
 
 // Closing while the client still sends would reset the connection and lose our answer: read and drop what comes, for a while.
@@ -266,7 +279,27 @@ void Connection::close() {
   closed_ = true;
   if (gone_) gone_->store(true, std::memory_order_relaxed);
   stream_.close();
-  server_.connections.erase(shared_from_this());
+  server_.remove(shared_from_this());
+}
+
+void HttpServer::Impl::remove(const std::shared_ptr<Connection>& connection) {
+  connections.erase(connection);
+  if (stopping && connections.empty()) io.stop();
+}
+
+// What has been answered may still wait in a connection's queue: idle connections are closed at once, the others when their answer is
+// out, and a client that does not read its answer is given up after some seconds.
+void HttpServer::Impl::stop() {
+  if (stopping) return;
+  stopping = true;
+  error_code ignored;
+  acceptor.close(ignored);
+  for (const auto& connection : std::set(connections)) connection->close_when_answered();
+  if (connections.empty()) return io.stop();
+  grace.expires_after(std::chrono::seconds(5));
+  grace.async_wait([this](error_code ec) {
+    if (!ec) io.stop();
+  });
 }
 
 void HttpServer::Impl::accept() {
@@ -303,12 +336,13 @@ HttpServer::HttpServer(HttpOptions options, HttpHandler handler) : impl_(std::ma
     fail(ErrorKind::io, "cannot listen on {}:{}: {}{}", impl_->options.host, impl_->options.port, ec.message(),
          ec == asio::error::address_in_use ? "; another program has the port, choose one with --port" : "");
   }
+  impl_->port = impl_->acceptor.local_endpoint().port();
   impl_->accept();
 }
 
 HttpServer::~HttpServer() = default;
 
-std::uint16_t HttpServer::port() const { return impl_->acceptor.local_endpoint().port(); }
+std::uint16_t HttpServer::port() const { return impl_->port; }
 void HttpServer::run() { impl_->io.run(); }
 
 void HttpServer::stop_accepting() {
@@ -319,12 +353,7 @@ void HttpServer::stop_accepting() {
 }
 
 void HttpServer::stop() {
-  asio::post(impl_->io, [impl = impl_.get()] {
-    error_code ignored;
-    impl->acceptor.close(ignored);
-    for (auto& connection : std::set(impl->connections)) connection->close();
-    impl->io.stop();
-  });
+  asio::post(impl_->io, [impl = impl_.get()] { impl->stop(); });
 }
 
 }  // namespace rhetor

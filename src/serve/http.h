@@ -45,7 +45,7 @@ class HttpServer {
   HttpServer(HttpOptions options, HttpHandler handler);
   ~HttpServer();
   std::uint16_t port() const;
-  void run();                          // until stop(); then all connections are closed
+  void run();                          // until stop() and all that was answered before it has been written
   void stop();                         // thread-safe
   void stop_accepting();               // thread-safe; open connections go on
 
