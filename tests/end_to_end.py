@@ -186,7 +186,11 @@ class ServiceTest(unittest.TestCase):
                                ({"messages": [{"role": "user"}]}, "content"), ({"messages": user, "temperature": "hot"}, "temperature"),
                                ({"messages": user, "temperature": 9}, "temperature"), ({"messages": user, "max_tokens": 0}, "max_tokens"),
                                ({"messages": user, "n": 2}, "'n'"), ({"messages": user, "stop": [1]}, "stop"),
-                               ({"messages": [{"role": "user", "content": "word " * 5000}]}, "context"), ([1], "object")]:
+                               ({"messages": [{"role": "user", "content": "word " * 5000}]}, "context"), ([1], "object"),
+                               ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "content"), ({"messages": user, "stream_options": 1}, "stream_options"),
+                               ({"messages": user, "tools": [{"type": "function"}]}, "tools"), ({"messages": user, "logprobs": True}, "logprobs"),
+                               ({"messages": user, "response_format": {"type": "json_object"}}, "response_format"),
+                               ({"messages": user, "presence_penalty": 1}, "presence_penalty")]:
                 status, reply = service.json(chat, body)
                 self.assertEqual(status, 400, (body, reply))
                 self.assertIn(word, reply["error"]["message"])
@@ -206,8 +210,30 @@ class ServiceTest(unittest.TestCase):
             self.assertEqual(service.json("/healthz")[0], 200)   # still up
             refused("serve", model() / "model.plan", "--port", service.port, says=f"{service.port}")
 
+    def test_a_conversation_outgrows_the_context(self):
+        turns = [{"role": role, "content": f"Anna keeps the lamp in the harbour, {i}."} for i in range(300) for role in ("user", "assistant")]
+        with Service(model() / "model.plan") as service:
+            status, reply = service.json("/v1/chat/completions", {"messages": turns + [{"role": "user", "content": "Who?"}], "max_tokens": 5})
+            self.assertEqual(status, 200, reply)
+        long_talk = b"".join(b"Anna keeps the lamp in the harbour and walks to the market.\n" for _ in range(40))
+        rhetor("chat", model() / "model.plan", "--max-tokens", "4", stdin=long_talk)
+
+    def test_second_signal_breaks_off(self):
+        with Service(model() / "model.plan", "--timeout", "600") as service:
+            body = json.dumps({"prompt": "Anna", "max_tokens": 100000, "stream": True}).encode()
+            clients = [socket.create_connection(("127.0.0.1", service.port), 10) for _ in range(8)]
+            for s in clients:
+                s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            clients[0].recv(100)
+            for _ in range(3):   # at any moment of the stopping
+                service.process.send_signal(signal.SIGINT)
+                time.sleep(0.002)
+            self.assertEqual(service.process.wait(10), 0)
+            for s in clients:
+                s.close()
+
     def test_dropped_client_frees_its_slot(self):
-        with Service(model() / "model.plan", "--workers", "1") as service:
+        with Service(model() / "model.plan", "--slots", "1") as service:
             body = json.dumps({"prompt": "Anna", "max_tokens": 100000, "stream": True, "temperature": 1}).encode()
             with socket.create_connection(("127.0.0.1", service.port), 10) as s:
                 s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -216,7 +242,7 @@ class ServiceTest(unittest.TestCase):
             self.assertEqual(service.json("/v1/completions", {"prompt": "Anna", "max_tokens": 3})[0], 200)
 
     def test_overload_and_concurrency(self):
-        with Service(model() / "model.plan", "--queue", "2", "--workers", "1") as service:
+        with Service(model() / "model.plan", "--queue", "2", "--slots", "4") as service:
             body = {"prompt": "Anna keeps", "max_tokens": 200, "temperature": 1, "seed": 3}
             with concurrent.futures.ThreadPoolExecutor(16) as pool:
                 replies = list(pool.map(lambda _: service.json("/v1/completions", body), range(16)))
@@ -225,8 +251,12 @@ class ServiceTest(unittest.TestCase):
             self.assertEqual(len(texts), 1)   # same seed, same text, whoever runs beside it
         with Service(model() / "model.plan") as service:
             with concurrent.futures.ThreadPoolExecutor(32) as pool:
-                replies = list(pool.map(lambda i: service.json("/v1/completions", {"prompt": "Boris", "max_tokens": 10, "seed": i}), range(32)))
-            self.assertEqual({status for status, _ in replies}, {200})
+                def ask(i):
+                    return service.json("/v1/completions", {"prompt": "Boris", "max_tokens": 10, "seed": i})
+                replies = list(pool.map(ask, range(32)))
+                self.assertEqual({status for status, _ in replies}, {200})
+                for i in range(32):   # one by one: the same texts
+                    self.assertEqual(ask(i)[1]["choices"], replies[i][1]["choices"])
 
     def test_curl(self):
         with Service(model() / "model.plan") as service:

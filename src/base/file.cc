@@ -1,6 +1,8 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,7 +11,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "base/error.h"
 
@@ -31,6 +37,41 @@ int open_for_reading(const std::filesystem::path& path, struct stat& info) {
     fail("'{}' is {}, expected a regular file", path.string(), folder ? "a folder" : "a special file");
   }
   return fd;
+}
+
+std::optional<long> parse_number(std::string_view text) {
+  long value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+// N of a path that means this process's open descriptor N.
+std::optional<int> open_descriptor(const std::filesystem::path& path) {
+  for (const std::string_view folder : {"/dev/fd", "/proc/self/fd"})
+    if (path.parent_path() == folder)
+      if (const auto number = parse_number(path.filename().native())) return static_cast<int>(*number);
+  return std::nullopt;
+}
+
+// The pid of a name "X.tmp.PID.N".
+std::optional<long> temporary_pid(std::string_view name) {
+  const std::size_t last = name.rfind('.');
+  if (last == std::string_view::npos || !parse_number(name.substr(last + 1))) return std::nullopt;
+  name = name.substr(0, last);
+  const std::size_t before = name.rfind('.');
+  if (before == std::string_view::npos || !name.substr(0, before).ends_with(".tmp")) return std::nullopt;
+  return parse_number(name.substr(before + 1));
+}
+
+// Whether a writer lives: another process of that number, or the holder of the lock on it.
+bool written_by_somebody(const std::filesystem::path& path, long pid) {
+  if (pid != ::getpid() && (::kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH)) return true;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) return true;
+  const bool locked = ::flock(fd, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || pid == ::getpid());
+  ::close(fd);
+  return locked;
 }
 
 }  // namespace
@@ -84,18 +125,75 @@ MappedFile::~MappedFile() {
   if (size_ > 0) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+std::filesystem::path temporary_name(const std::filesystem::path& path) {
   static std::atomic<unsigned> counter{0};
-  temporary_ = path_;
-  temporary_ += fmt::format(".tmp.{}.{}", ::getpid(), counter.fetch_add(1));
+  std::filesystem::path out = path;
+  out += fmt::format(".tmp.{}.{}", ::getpid(), counter.fetch_add(1));
+  return out;
+}
+
+void remove_stale_temporaries(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> stale;
+  for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
+    const auto pid = temporary_pid(it->path().filename().native());
+    if (pid && !written_by_somebody(it->path(), *pid)) stale.push_back(it->path());
+  }
+  for (const auto& path : stale) std::filesystem::remove_all(path, ignored);
+}
+
+void flush_folder(const std::filesystem::path& folder) {
+  const int fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
+}
+
+FolderGuard::FolderGuard(const std::filesystem::path& folder, Mode mode) {
+  fd_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd_ < 0) return;
+  const int operation = mode == Mode::shared ? LOCK_SH : mode == Mode::exclusive ? LOCK_EX : LOCK_EX | LOCK_NB;
+  int result = 0;
+  while ((result = ::flock(fd_, operation)) != 0 && errno == EINTR) {
+  }
+  held_ = result == 0;
+}
+
+FolderGuard::~FolderGuard() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  std::error_code ignored;
+  for (int links = 0; links < 40; ++links) {
+    if (const auto number = open_descriptor(path_)) {
+      // Opening a redirected file again would begin at its start; a copy of the descriptor goes on where others stopped writing.
+      std::fflush(nullptr);
+      fd_ = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+      if (fd_ < 0) fail_errno("open", path_, errno);
+      return;
+    }
+    const std::filesystem::path target = std::filesystem::read_symlink(path_, ignored);
+    if (ignored) break;  // no link
+    path_ = target.is_absolute() ? target : path_.parent_path() / target;
+  }
+  struct stat info {};
+  if (::stat(path_.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    if (S_ISDIR(info.st_mode)) fail("'{}' is a folder, expected the name of a file to write", path_.string());
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd_ < 0) fail_errno("open", path_, errno);
+    return;
+  }
+  temporary_ = temporary_name(path_);
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_errno("create", temporary_, errno);
+  if (fd_ < 0) fail_errno("create", path_, errno);
+  ::flock(fd_, LOCK_EX | LOCK_NB);  // tells remove_stale_temporaries() that somebody writes it
 }
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -110,17 +208,13 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 
 void AtomicFile::commit() {
   check(fd_ >= 0, "AtomicFile::commit called twice");
-  if (::fsync(fd_) != 0) fail_errno("flush", path_, errno);
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_errno("rename onto", path_, errno);
+  // Pipes and most devices cannot be flushed and say so by EINVAL.
+  if (::fsync(fd_) != 0 && !(temporary_.empty() && (errno == EINVAL || errno == EROFS))) fail_errno("flush", path_, errno);
+  if (!temporary_.empty() && ::rename(temporary_.c_str(), path_.c_str()) != 0) fail_errno("rename onto", path_, errno);
   ::close(fd_);
   fd_ = -1;
   // The rename itself must reach the disk too, or a power cut could bring the old name back.
-  const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-  const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (dir >= 0) {
-    ::fsync(dir);
-    ::close(dir);
-  }
+  if (!temporary_.empty()) flush_folder(path_.parent_path());
 }
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view content) {

@@ -34,7 +34,8 @@ class MappedFile {
 };
 
 // Writes to "<path>.tmp.<pid>.<n>", flushes it to the disk and renames it over `path` on commit(); a crash, a full disk
-// or a missing commit() leaves the former file as it was and removes the temporary one.
+// or a missing commit() leaves the former file as it was and removes the temporary one. A link is followed: the file it leads to
+// is replaced. A device, a pipe or an open descriptor (/dev/stdout) has no former content to keep: bytes go straight to it.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -46,11 +47,34 @@ class AtomicFile {
   void commit();
 
  private:
-  std::filesystem::path path_, temporary_;
+  std::filesystem::path path_, temporary_;  // no temporary: written directly
   int fd_ = -1;
 };
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view content);
+
+// "<path>.tmp.<pid>.<n>", another one at each call: for files and folders that are renamed to `path` when they are whole.
+std::filesystem::path temporary_name(const std::filesystem::path& path);
+// Removes what killed processes left in `folder` under such names. One that a living process writes is kept: its process exists,
+// or holds the lock (flock) that a writer takes on its temporary file.
+void remove_stale_temporaries(const std::filesystem::path& folder);
+// Makes renames inside `folder` survive a power cut.
+void flush_folder(const std::filesystem::path& folder);
+
+// A lock (flock) on a folder for as long as this lives; the kernel releases it when the process ends, however it ends.
+class FolderGuard {
+ public:
+  enum class Mode { shared, exclusive, exclusive_now /* do not wait for it */ };
+  FolderGuard(const std::filesystem::path& folder, Mode mode);
+  ~FolderGuard();
+  FolderGuard(const FolderGuard&) = delete;
+  FolderGuard& operator=(const FolderGuard&) = delete;
+  bool held() const { return held_; }  // false: somebody else has it, or the folder or its file system has no locks
+
+ private:
+  int fd_ = -1;
+  bool held_ = false;
+};
 
 // XXH3 64-bit hash of bytes: checksums of plan files and checkpoints.
 std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);

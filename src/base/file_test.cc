@@ -1,7 +1,9 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
-
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
@@ -75,6 +77,71 @@ TEST_F(FileTest, FailuresNameTheirKind) {
   EXPECT_THROW(read_file(folder_), Error);
   write_file_atomic(folder_ / "big", "0123456789");
   EXPECT_EQ(kind_of([&] { read_file(folder_ / "big", 9); }), ErrorKind::resource);
+}
+
+TEST_F(FileTest, LinksAreFollowed) {
+  fs::create_directories(folder_ / "far");
+  write_file_atomic(folder_ / "far" / "real", "old");
+  fs::create_symlink("far/real", folder_ / "link");
+  fs::create_symlink(folder_ / "link", folder_ / "link2");
+  write_file_atomic(folder_ / "link2", "new");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link2"));
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+  EXPECT_EQ(read_file(folder_ / "far" / "real"), "new");
+  fs::create_symlink("far/made", folder_ / "dangling");
+  write_file_atomic(folder_ / "dangling", "made");
+  EXPECT_EQ(read_file(folder_ / "far" / "made"), "made");
+}
+
+TEST_F(FileTest, DevicesPipesAndDescriptorsAreWrittenToNotReplaced) {
+  // A device of our own cannot be made without rights; /dev/full refuses every byte and must stay what it is.
+  EXPECT_EQ(kind_of([&] { write_file_atomic("/dev/full", "x"); }), ErrorKind::io);
+  write_file_atomic("/dev/null", "x");
+  struct stat info {};
+  for (const char* device : {"/dev/full", "/dev/null"}) {
+    ASSERT_EQ(::stat(device, &info), 0);
+    EXPECT_TRUE(S_ISCHR(info.st_mode)) << device;
+  }
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  write_file_atomic(pipe, "through");
+  char got[16] = {};
+  EXPECT_EQ(::read(reader, got, sizeof got), 7);
+  EXPECT_STREQ(got, "through");
+  ::close(reader);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  // A redirected standard output: what was written before stays.
+  const int fd = ::open((folder_ / "out").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_EQ(::write(fd, "before ", 7), 7);
+  fs::create_symlink(fmt::format("/proc/self/fd/{}", fd), folder_ / "stdout");  // as /dev/stdout is
+  write_file_atomic(folder_ / "stdout", "after");
+  write_file_atomic(fmt::format("/dev/fd/{}", fd), " and after");
+  EXPECT_EQ(read_file(folder_ / "out"), "before after and after");
+  ::close(fd);
+  EXPECT_EQ(kind_of([&] { write_file_atomic(folder_, "x"); }), ErrorKind::invalid);
+}
+
+TEST_F(FileTest, StaleTemporariesAreRemovedAndLivingOnesKept) {
+  const pid_t dead = ::fork();
+  if (dead == 0) ::_exit(0);
+  int status = 0;
+  ::waitpid(dead, &status, 0);
+  const fs::path alive = folder_ / fmt::format("b.tmp.{}.0", ::getppid());
+  write_file_atomic(folder_ / fmt::format("a.tmp.{}.3", dead), "left by a kill");
+  fs::create_directories(folder_ / fmt::format("model.tmp.{}.0", dead) / "inside");
+  write_file_atomic(folder_ / fmt::format("c.tmp.{}.99999", ::getpid()), "an earlier process of our number");
+  for (const fs::path& other : {alive, folder_ / "notes.tmp", folder_ / "x.tmp.12", folder_ / "x.tmp.12.old", folder_ / "y"})
+    write_file_atomic(other, "stays");
+  AtomicFile writing(folder_ / "mine");
+  writing.write("half");
+  remove_stale_temporaries(folder_);
+  writing.write(" whole");
+  writing.commit();
+  EXPECT_EQ(read_file(folder_ / "mine"), "half whole");
+  EXPECT_TRUE(fs::exists(alive));
+  EXPECT_EQ(files(), 6u);
+  remove_stale_temporaries(folder_ / "missing");
 }
 
 TEST(File, HashIsStable) {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -47,6 +49,59 @@ TEST(ThreadPool, SeveralCallersAndNestedCallsFinish) {
     });
   for (auto& caller : callers) caller.join();
   EXPECT_EQ(total, 4 * 200 * 10 * 3);
+}
+
+// Many callers at once, of every size and nested: each task runs once, sees what its caller wrote before run() (plain memory, which
+// ThreadSanitizer watches), and the caller sees what its tasks wrote.
+TEST(ThreadPool, StressOfCallersSizesAndNesting) {
+  struct Work {
+    ThreadPool* pool;
+    std::uint32_t seed;
+    bool nested;
+    std::uint32_t results[64];
+  };
+  static constexpr auto kMix = [](std::uint32_t seed, int i) { return (seed + static_cast<std::uint32_t>(i)) * 2654435761u; };
+  static constexpr ThreadPool::Task kLeaf = [](void* context, int i) {
+    auto& work = *static_cast<Work*>(context);
+    work.results[i] += kMix(work.seed, i);
+  };
+  const ThreadPool::Task outer = [](void* context, int i) {
+    auto& work = *static_cast<Work*>(context);
+    work.results[i] += kMix(work.seed, i);
+    if (!work.nested) return;
+    Work inner{work.pool, work.seed + 7u * static_cast<std::uint32_t>(i), false, {}};
+    const int tasks = 1 + i % 5;
+    work.pool->run(tasks, kLeaf, &inner);
+    for (int k = 0; k < tasks; ++k) work.results[i] += inner.results[k] - kMix(inner.seed, k);
+  };
+  for (const int threads : {2, 4, 9}) {
+    ThreadPool pool(threads);
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> callers;
+    for (std::uint32_t c = 0; c < 6; ++c)
+      callers.emplace_back([&, c] {
+        for (std::uint32_t round = 0; round < 320; ++round) {
+          const int tasks = 1 + static_cast<int>((round * 11 + c) % 64);
+          Work work{&pool, c * 1000 + round, round % 4 == 0, {}};
+          pool.run(tasks, outer, &work);
+          for (int i = 0; i < 64; ++i) wrong += work.results[i] != (i < tasks ? kMix(work.seed, i) : 0u);
+        }
+      });
+    for (auto& caller : callers) caller.join();
+    EXPECT_EQ(wrong, 0);
+  }
+}
+
+// Workers that sleep are woken, and a pool may end while its workers spin, sleep or have never worked.
+TEST(ThreadPool, SleepingWorkersWakeAndPoolsEnd) {
+  for (int round = 0; round < 30; ++round) {
+    ThreadPool pool(1 + round % 6);
+    if (round % 3 == 0) continue;
+    if (round % 3 == 1) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    std::int64_t sums[8] = {};
+    pool.run(8, [](void* context, int i) { static_cast<std::int64_t*>(context)[i] = i + 1; }, sums);
+    EXPECT_EQ(std::accumulate(std::begin(sums), std::end(sums), std::int64_t{0}), 36);
+  }
 }
 
 TEST(ThreadPool, DefaultPoolFollowsTheMachine) {

@@ -10,6 +10,7 @@
 #include "cli/output.h"
 #include "cli/sampling_args.h"
 #include "data/batches.h"
+#include "generate/chat_window.h"
 #include "generate/generator.h"
 
 namespace rhetor {
@@ -27,16 +28,6 @@ bool read_line(std::string& line) {
     if (line.size() < (1u << 20)) line.push_back(static_cast<char>(c));
   }
   return !line.empty();
-}
-
-// Drops the oldest turns until prompt and answer fit the context; fails if the last message alone does not.
-std::vector<TokenId> fit_chat(const LanguageModel& model, std::vector<ChatMessage>& history, std::int64_t answer) {
-  for (;;) {
-    auto ids = model.tokenizer()->encode(render_chat(history, true), true);
-    const std::int64_t room = model.config().context - std::min<std::int64_t>(answer, model.config().context / 2);
-    if (static_cast<std::int64_t>(ids.size()) <= room || history.size() <= 1) return ids;
-    history.erase(history.begin(), history.begin() + (history.size() > 2 ? 2 : 1));
-  }
 }
 
 }  // namespace
@@ -91,6 +82,7 @@ int cmd_chat(int argc, const char* const* argv) {
   const LanguageModelPtr model = open_language_model(path);
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) fmt::print("{} ({} parameters on disk). Say something; an empty line ends.\n", model->name(), human_bytes(model->weight_bytes()));
+  const ChatWindow window(*model);
   std::vector<ChatMessage> start;
   if (!system.empty()) start.push_back({"system", system});
   std::vector<ChatMessage> history = start;
@@ -103,7 +95,16 @@ int cmd_chat(int argc, const char* const* argv) {
       continue;
     }
     history.push_back({"user", line});
-    const Generation answer = generate(*model, fit_chat(*model, history, sampling.max_tokens), sampling, print_piece);
+    std::vector<TokenId> prompt;
+    try {
+      prompt = window.fit(history, sampling.max_tokens).tokens;
+    } catch (const Error& error) {
+      if (!terminal || error.kind() != ErrorKind::resource) throw;
+      fmt::print("[{}]\n", error.what());  // the conversation goes on without this message
+      history.pop_back();
+      continue;
+    }
+    const Generation answer = generate(*model, prompt, sampling, print_piece);
     fmt::print("\n");
     history.push_back({"assistant", answer.text});
     ++sampling.seed;  // the same question asked again may get another answer

@@ -20,7 +20,7 @@ int cmd_eval(int argc, const char* const* argv) {
   std::string path, task = "perplexity", data, json;
   std::int64_t limit = 0, threads = 0;
   Args args("eval", "Measures a model on a task.", "  rhetor eval runs/quickstart --task perplexity --data book.txt --json result.json");
-  args.positional("model", path, "model folder")
+  args.positional("model", path, "model folder or plan file")
       .choice("--task", task, "what to measure", {"perplexity"})
       .option("--data", data, "text or JSONL, plain or compressed")
       .option("--max-tokens", limit, "stop after this many tokens, 0 = all", 0, std::int64_t{1} << 40)
@@ -29,7 +29,7 @@ int cmd_eval(int argc, const char* const* argv) {
   if (!args.parse(argc, argv)) return 0;
   if (data.empty()) fail("rhetor eval --task perplexity needs a text: give it with --data FILE");
   if (threads > 0) set_default_threads(static_cast<int>(threads));
-  const PerplexityResult result = perplexity(*load_model(path), data, limit);
+  const PerplexityResult result = perplexity(std::filesystem::path(path), data, limit);
   fmt::print("loss {:.4f} nats a token, perplexity {:.3f}, {:.4f} bits a byte ({} tokens, {} bytes, {:.1f} s)\n", result.loss,
              result.perplexity, result.bits_per_byte, result.tokens, result.bytes, result.seconds);
   write_json(json, {{"loss", result.loss},
@@ -57,9 +57,16 @@ int cmd_compress(int argc, const char* const* argv) {
   const CompressReport report = compress_int8(path, output, text);
   fmt::print("{:<22}{:>12}{:>12}\n", "", "before", "after");
   fmt::print("{:<22}{:>12}{:>12}\n", "weights", human_bytes(report.bytes_before), human_bytes(report.bytes_after));
-  if (!std::isnan(report.loss_before)) fmt::print("{:<22}{:>12.4f}{:>12.4f}\n", "loss (nats/token)", report.loss_before, report.loss_after);
-  fmt::print("{:<22}{:>12.0f}{:>12.0f}\n", "decode tokens/s", report.tokens_per_s_before, report.tokens_per_s_after);
-  fmt::print("{:<22}{:>12.3f}{:>12.3f}\nwritten to {}\n", "ms a token (p50)", report.latency_ms_before, report.latency_ms_after, output);
+  if (report.loss_note.empty()) {
+    fmt::print("{:<22}{:>12.4f}{:>12.4f}\n", report.encoder ? "masked-token loss" : "loss (nats/token)", report.loss_before, report.loss_after);
+  } else {
+    fmt::print("{:<22}not measured: {}{}\n", report.encoder ? "masked-token loss" : "loss (nats/token)", report.loss_note,
+               text.empty() ? "; --text FILE gives one" : "");
+  }
+  fmt::print("{:<22}{:>12.0f}{:>12.0f}\n", report.encoder ? "encoder tokens/s" : "decode tokens/s", report.tokens_per_s_before,
+             report.tokens_per_s_after);
+  const std::string run = report.encoder ? fmt::format("ms {} tokens (p50)", report.run_tokens) : "ms a token (p50)";
+  fmt::print("{:<22}{:>12.3f}{:>12.3f}\nwritten to {}\n", run, report.latency_ms_before, report.latency_ms_after, output);
   write_json(json, {{"bytes_before", static_cast<std::int64_t>(report.bytes_before)},
                     {"bytes_after", static_cast<std::int64_t>(report.bytes_after)},
                     {"loss_before", report.loss_before},
@@ -67,7 +74,10 @@ int cmd_compress(int argc, const char* const* argv) {
                     {"tokens_per_s_before", report.tokens_per_s_before},
                     {"tokens_per_s_after", report.tokens_per_s_after},
                     {"latency_ms_before", report.latency_ms_before},
-                    {"latency_ms_after", report.latency_ms_after}});
+                    {"latency_ms_after", report.latency_ms_after},
+                    {"encoder", report.encoder},
+                    {"run_tokens", report.run_tokens},
+                    {"loss_note", report.loss_note}});
   return 0;
 }
 
@@ -89,7 +99,7 @@ int cmd_compile(int argc, const char* const* argv) {
 }
 
 int cmd_explain(int argc, const char* const* argv) {
-  std::string path, html, what = "decode", dump, dtype = "f32";
+  std::string path, html, dump, dtype = "f32";
   std::int64_t seq = 16, batch = 1;
   std::vector<std::string> off;
   Args args("explain", "Shows the graph before and after the passes, the kernels chosen and refused and why, and the memory map.",

@@ -10,9 +10,13 @@ namespace rhetor {
 
 struct CompressReport {
   std::uint64_t bytes_before = 0, bytes_after = 0;
-  double loss_before = 0, loss_after = 0;               // mean token loss on the evaluation text (NaN if there is none)
-  double tokens_per_s_before = 0, tokens_per_s_after = 0;  // greedy decode, batch 1
-  double latency_ms_before = 0, latency_ms_after = 0;   // per decoded token, p50
+  // On the evaluation text: mean token loss, of a bert model mean masked-token loss. NaN if not measured; loss_note then says why.
+  double loss_before = 0, loss_after = 0;
+  double tokens_per_s_before = 0, tokens_per_s_after = 0;  // greedy decode, batch 1; an encoder: its tokens over its time
+  double latency_ms_before = 0, latency_ms_after = 0;      // p50 of one run
+  bool encoder = false;         // a run is a pass over run_tokens tokens (bert), not the decoding of one
+  std::int64_t run_tokens = 1;
+  std::string loss_note;
 };
 
 // Per-channel symmetric int8 weights, activations quantised per row at run time: every matrix that a matmul reads (a tied

@@ -152,14 +152,49 @@ TEST_F(Compress, BertFoldersLoadAfterwards) {
   bert.weights = init_weights(build_model(bert.config, {.task = BuildSpec::Task::pretrain}), 1);
   bert.name = "bert";
   save_model(folder_ / "bert", bert);
-  const CompressReport report = compress_int8(folder_ / "bert", folder_ / "bert8", "");
+  const CompressReport report = compress_int8(folder_ / "bert", folder_ / "bert8", text_);
   EXPECT_TRUE(std::isnan(report.loss_before));
+  EXPECT_EQ(report.loss_note, "the model has no tokenizer");
+  EXPECT_TRUE(report.encoder);
+  EXPECT_EQ(report.run_tokens, 128);
+  for (const double value : {report.latency_ms_before, report.latency_ms_after, report.tokens_per_s_before, report.tokens_per_s_after})
+    EXPECT_GT(value, 0);
   const ModelPtr small = load_model(folder_ / "bert8");
   for (const auto task : {BuildSpec::Task::hidden, BuildSpec::Task::pretrain}) {
     Session session(compile(build_model(small->config, {.task = task, .batch = 1, .seq = 8}), small->weights,
                             compile_options_for(small->config)));
     session.run();
   }
+}
+
+TEST_F(Compress, ABertIsScoredByItsMaskedTokens) {
+  Model bert;
+  bert.config = model_preset("bert-tiny");
+  bert.config.vocab = model_->tokenizer->vocab_size();
+  bert.config.context = 64;
+  bert.tokenizer = model_->tokenizer;
+  bert.weights = init_weights(build_model(bert.config, {.task = BuildSpec::Task::pretrain}), 1);
+  bert.name = "bert";
+  save_model(folder_ / "scored", bert);
+  const CompressReport report = compress_int8(folder_ / "scored", folder_ / "scored8", text_);
+  EXPECT_EQ(report.loss_note, "");
+  EXPECT_NEAR(report.loss_before, std::log(static_cast<double>(bert.config.vocab)), 0.5);  // untrained: nothing is likelier than another
+  EXPECT_NEAR(report.loss_after, report.loss_before, 0.05);
+  EXPECT_NE(report.loss_after, report.loss_before);
+  // Without the head there is no loss, but the rest is told.
+  std::erase_if(bert.weights, [](const auto& item) { return item.first.starts_with("cls."); });
+  save_model(folder_ / "headless", bert);
+  const CompressReport headless = compress_int8(folder_ / "headless", folder_ / "headless8", text_);
+  EXPECT_TRUE(std::isnan(headless.loss_before));
+  EXPECT_THAT(headless.loss_note, ::testing::HasSubstr("masked-token head"));
+  EXPECT_GT(headless.latency_ms_after, 0);
+}
+
+TEST_F(Compress, WithoutATextTheReasonIsGiven) {
+  const CompressReport report = compress_int8(folder_ / "full", folder_ / "untold", "");
+  EXPECT_TRUE(std::isnan(report.loss_before) && std::isnan(report.loss_after));
+  EXPECT_EQ(report.loss_note, "no text was given");
+  EXPECT_FALSE(report.encoder);
 }
 
 }  // namespace

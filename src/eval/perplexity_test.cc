@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "generate/plan_model.h"
 #include "graph/interpreter.h"
 
 namespace rhetor {
@@ -90,6 +91,54 @@ TEST_F(Perplexity, ErrorsNameTheReason) {
   EXPECT_THROW(run(text_), Error);
   model_.config = model_preset("bert-tiny");
   EXPECT_THROW(run(text_), Error);
+}
+
+// Token by token through the cache, several windows at a time, the last of them cut short: the same number.
+TEST_F(Perplexity, ThroughTheCacheItIsTheSame) {
+  for (const std::int64_t limit : {0, 10, 17, 18, 40}) {
+    SCOPED_TRACE(limit);
+    const PerplexityResult whole = run(text_, limit);
+    const PerplexityResult cached = perplexity(*make_language_model(std::make_shared<Model>(model_)), path_, limit);
+    EXPECT_NEAR(cached.loss, whole.loss, 1e-4);
+    EXPECT_EQ(cached.tokens, whole.tokens);
+    EXPECT_EQ(cached.bytes, whole.bytes);
+  }
+}
+
+TEST_F(Perplexity, PlansAndFoldersByTheirPath) {
+  const fs::path folder = path_.string() + ".model", plan = path_.string() + ".plan";
+  const double expected = run(text_).loss;
+  save_model(folder, model_);
+  compile_to_plan(folder, plan, {}, {1, 2});
+  EXPECT_NEAR(perplexity(folder, path_, 0, 1).loss, expected, 1e-4);
+  EXPECT_NEAR(perplexity(plan, path_, 0, 1).loss, expected, 1e-4);
+  EXPECT_THROW(perplexity(path_, path_), Error);  // a text is no plan
+  fs::remove_all(folder);
+  fs::remove(plan);
+}
+
+TEST_F(Perplexity, DamagedWeightsAreAnError) {
+  model_.weights.at("ln_f.weight").data<float>()[3] = std::nanf("");
+  try {
+    run(text_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("not a finite number"));
+  }
+}
+
+TEST_F(Perplexity, MaskedLossOfAnUntrainedBertIsThatOfChance) {
+  write_file_atomic(path_, text_ + text_ + text_);
+  EXPECT_THROW(masked_loss(model_, path_), Error);  // a gpt2
+  ModelConfig& c = model_.config;
+  c = model_preset("bert-tiny");
+  c.vocab = model_.tokenizer->vocab_size();
+  c.context = 32;
+  model_.weights = init_weights(build_model(c, {.task = BuildSpec::Task::pretrain}), 1);
+  const MaskedLossResult r = masked_loss(model_, path_);
+  EXPECT_NEAR(r.loss, std::log(static_cast<double>(c.vocab)), 0.5);
+  EXPECT_GT(r.tokens, 32);
+  EXPECT_EQ(masked_loss(model_, path_).loss, r.loss);
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ namespace rhetor {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+// The most prompt tokens of one step. Fixed, not chosen by load: the same prompt goes through the same executables alone or in company.
+constexpr std::int64_t kPrefillChunk = 256;
 
 double ms_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double, std::milli>(b - a).count(); }
 
@@ -31,6 +33,7 @@ struct Sequence {
   StopFilter filter;
   Clock::time_point started;
   bool done = false;
+  std::exception_ptr error;
 
   TokenId newest() const { return result.tokens.empty() ? request.prompt.back() : result.tokens.back(); }
   void emit(const std::string& text) {
@@ -60,7 +63,7 @@ struct BatchEngine::Impl {
   // result is that of a sequence alone) and copied into the slot's row.
   std::shared_ptr<StateStore> row_states = std::make_shared<StateStore>(), slot_states;
   std::map<std::int64_t, std::unique_ptr<Session>> prefill;  // by bucket
-  std::unique_ptr<Session> decode;                           // with one slot it is prefill[1]
+  std::map<std::int64_t, std::unique_ptr<Session>> decode;   // by batch; their caches are the first rows of slot_states
 
   Impl(const LanguageModel& m, std::int64_t wanted) : model(m), context(m.config().context), vocab(m.config().vocab) {
     const auto batches = model.decode_batches();
@@ -81,6 +84,8 @@ struct BatchEngine::Impl {
 
   bool join();
   Session& prefill_session(std::int64_t bucket);
+  Session& decode_session(std::int64_t batch);
+  std::int64_t bucket_for(std::int64_t left) const { return left == 1 ? 1 : model.prefill_bucket(std::min(left, kPrefillChunk)); }
   void prefill_chunk();
   void decode_all();
   void accept(Sequence& sequence, std::span<const float> logits);
@@ -119,6 +124,19 @@ BatchEngine::Id BatchEngine::add(BatchRequest request) {
   return id;
 }
 
+void BatchEngine::prepare() {
+  Impl& e = *impl_;
+  e.prefill_session(1);
+  for (std::int64_t left = 2; left <= std::min(kPrefillChunk, e.context);) {
+    const std::int64_t bucket = e.bucket_for(left);
+    e.prefill_session(bucket);
+    left = std::max(left, bucket) + 1;
+  }
+  for (const std::int64_t batch : e.model.decode_batches()) {
+    if (batch <= e.slot_count) e.decode_session(batch);
+  }
+}
+
 // Moves the next waiting sequence into a free slot; false if there is none of either.
 bool BatchEngine::Impl::join() {
   if (queue.empty()) return false;
@@ -138,11 +156,26 @@ Session& BatchEngine::Impl::prefill_session(std::int64_t bucket) {
   return *session;
 }
 
+Session& BatchEngine::Impl::decode_session(std::int64_t batch) {
+  if (slot_count == 1) return prefill_session(1);
+  auto& session = decode[batch];
+  if (session) return *session;
+  if (batch == slot_count) {
+    session = std::make_unique<Session>(model.cached(batch, 1), slot_states);
+    return *session;
+  }
+  decode_session(slot_count);  // it makes the caches
+  auto first_rows = std::make_shared<StateStore>();
+  for (const auto& [name, whole] : slot_states->all()) first_rows->set(name, whole.rows(0, batch));
+  session = std::make_unique<Session>(model.cached(batch, 1), std::move(first_rows));
+  return *session;
+}
+
 void BatchEngine::Impl::prefill_chunk() {
   Sequence& sequence = *slots[static_cast<std::size_t>(joining)];
   const auto& prompt = sequence.request.prompt;
   const std::int64_t left = static_cast<std::int64_t>(prompt.size()) - sequence.cached;
-  const std::int64_t bucket = left == 1 ? 1 : model.prefill_bucket(left), count = std::min(left, bucket);
+  const std::int64_t bucket = bucket_for(left), count = std::min(left, bucket);
   Session& session = prefill_session(bucket);
   auto tokens = session.input("tokens").data<std::int32_t>();
   std::fill(tokens.begin(), tokens.end(), 0);  // padding: its keys are overwritten before anything can see them
@@ -172,27 +205,31 @@ void BatchEngine::Impl::copy_row(std::int64_t slot, std::int64_t rows) {
 }
 
 void BatchEngine::Impl::decode_all() {
-  bool any = false;
-  for (std::size_t i = 0; i < slots.size(); ++i) any |= slots[i] && static_cast<std::int64_t>(i) != joining;
-  if (!any) return;
-  if (slot_count > 1 && !decode) decode = std::make_unique<Session>(model.cached(slot_count, 1), slot_states);
-  Session& session = slot_count > 1 ? *decode : prefill_session(1);
+  const auto active = [this](std::size_t i) { return slots[i] && static_cast<std::int64_t>(i) != joining; };
+  std::size_t covered = slots.size();
+  while (covered > 0 && !active(covered - 1)) --covered;
+  if (covered == 0) return;
+  std::int64_t batch = slot_count;
+  for (const std::int64_t size : model.decode_batches()) {
+    if (size >= static_cast<std::int64_t>(covered)) batch = std::min(batch, size);
+  }
+  Session& session = decode_session(batch);
   auto tokens = session.input("tokens").data<std::int32_t>();
   auto positions = session.input("positions").data<std::int32_t>();
   auto last = session.input("last").data<std::int32_t>();
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const bool active = slots[i] && static_cast<std::int64_t>(i) != joining;
+  const auto count = static_cast<std::size_t>(batch);
+  for (std::size_t i = 0; i < count; ++i) {
     // A free slot computes an idle token at position 0; the next sequence to join overwrites it.
-    tokens[i] = active ? slots[i]->newest() : 0;
-    positions[i] = static_cast<std::int32_t>(active ? slots[i]->cached : 0);
+    tokens[i] = active(i) ? slots[i]->newest() : 0;
+    positions[i] = static_cast<std::int32_t>(active(i) ? slots[i]->cached : 0);
     last[i] = 0;
   }
   session.run();
   const Tensor& logits = session.output("logits");
   const auto all = logits.data<float>();
   const auto width = static_cast<std::size_t>(logits.shape().last());
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (!slots[i] || static_cast<std::int64_t>(i) == joining) continue;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!active(i)) continue;
     ++slots[i]->cached;
     accept(*slots[i], all.subspan(i * width, width));
   }
@@ -203,7 +240,14 @@ void BatchEngine::Impl::accept(Sequence& s, std::span<const float> logits) {
   const Sampling& sampling = s.request.sampling;
   const auto index = static_cast<std::uint64_t>(s.result.tokens.size());
   // A vocabulary may be padded beyond the tokenizer's: those ids mean nothing.
-  const TokenId id = sample(logits.first(static_cast<std::size_t>(vocab)), sampling, index);
+  TokenId id = 0;
+  try {
+    id = sample(logits.first(static_cast<std::size_t>(vocab)), sampling, index);
+  } catch (...) {
+    if (!s.request.on_error) throw;
+    s.error = std::current_exception();
+    return s.finish(FinishReason::cancelled);
+  }
   if (index == 0) s.result.first_token_ms = ms_between(s.started, Clock::now());
   if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
     s.finish(FinishReason::stop);
@@ -221,6 +265,7 @@ void BatchEngine::Impl::accept(Sequence& s, std::span<const float> logits) {
 
 void BatchEngine::Impl::close(SequencePtr sequence) {
   Sequence& s = *sequence;
+  if (s.error) return s.request.on_error(s.error);
   if (s.result.finish != FinishReason::cancelled && !s.filter.stopped()) {
     s.emit(s.filter.push(s.decoder.finish()));
     s.emit(s.filter.finish());

@@ -63,14 +63,15 @@ struct Generation {
 // Called with each complete piece of text; return false to cancel.
 using OnText = std::function<bool(std::string_view piece)>;
 
-// One prompt. Fails if the prompt does not fit the context (naming both lengths); generation ends at <|end|> or <|endoftext|>, a stop
-// string, max_tokens, or when the context is full.
+// One prompt. Fails if the prompt does not fit the context (naming both lengths) or the model computes logits that are not
+// numbers; generation ends at <|end|> or <|endoftext|>, a stop string, max_tokens, or when the context is full.
 Generation generate(const LanguageModel& model, const std::vector<TokenId>& prompt, const Sampling& sampling, const OnText& on_text = {});
 // Several prompts in one batch; each result equals generate() of that prompt alone.
 std::vector<Generation> generate_batch(const LanguageModel& model, const std::vector<std::vector<TokenId>>& prompts,
                                        const std::vector<Sampling>& sampling);
 
-// Picks a token from logits [V]: greedy, temperature, top-k, top-p; `counter` is the token's index in its sequence.
+// Picks a token from logits [V]: greedy, temperature, top-k, top-p; `counter` is the token's index in its sequence. A logit of -inf
+// is never chosen; one that is NaN or +inf, or nothing but -inf, fails: the weights are damaged.
 TokenId sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t counter);
 
 }  // namespace rhetor

@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include <cmath>
+
 #include "base/error.h"
 #include "base/file.h"
 #include "generate/batch_engine.h"
@@ -211,6 +213,14 @@ TEST(PlanModel, AnswersAsTheFolderDoes) {
   EXPECT_THROW(b->cached(4, 1), Error);
   write_file_atomic(plan, "not a plan");
   EXPECT_THROW(open_language_model(plan), Error);
+}
+
+TEST(Generator, DamagedWeightsAreAnErrorNotAText) {
+  auto model = toy_model();
+  model->weights.at("ln_f.weight").data<float>()[0] = std::nanf("");
+  const auto language = make_language_model(model);
+  EXPECT_THROW(generate(*language, {1, 2, 3}, {.temperature = 0, .max_tokens = 4}), Error);
+  EXPECT_THROW(generate_batch(*language, {{1}, {2}}, {{.max_tokens = 4}, {.max_tokens = 4}}), Error);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Choosing the next token. The random number of token i is a pure function of (seed, i), and ties go to the lower id, so a
 // sequence is the same alone or in a batch, streamed or not.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -13,11 +14,23 @@ namespace {
 
 constexpr std::uint64_t kSamplingStream = 0x73616d706c65;  // keeps these numbers apart from dropout's and initialisation's
 
+// NaN or +inf among them, or nothing above -inf. Without branches, so that the compiler makes vectors of it.
+bool broken(std::span<const float> logits) {
+  constexpr std::uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff, kMinusInfinity = 0xff800000;
+  std::uint32_t bad = 0, usable = 0;
+  for (const float x : logits) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    bad |= static_cast<std::uint32_t>(bits == kInfinity) | static_cast<std::uint32_t>((bits & kMagnitude) > kInfinity);
+    usable |= static_cast<std::uint32_t>(bits != kMinusInfinity);
+  }
+  return bad != 0 || usable == 0;
+}
+
 TokenId argmax(std::span<const float> logits) {
   std::size_t best = 0;
   float value = -std::numeric_limits<float>::infinity();
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > value) value = logits[i], best = i;  // false for NaN: never chosen
+    if (logits[i] > value) value = logits[i], best = i;
   }
   return static_cast<TokenId>(best);
 }
@@ -64,13 +77,16 @@ void Sampling::validate() const {
 
 TokenId sample(std::span<const float> logits, const Sampling& sampling, std::uint64_t counter) {
   check(!logits.empty(), "sampling needs logits");
+  if (broken(logits)) {
+    fail("the model computed logits that are not finite numbers (token {} of its answer): its weights are damaged or its training "
+         "diverged; load another copy of them, or train again with a lower learning rate", counter);
+  }
   if (sampling.temperature == 0 || sampling.top_k == 1) return argmax(logits);
   thread_local std::vector<Choice> choices;  // kept between calls: one allocation a thread
   choices.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] > -std::numeric_limits<float>::infinity()) choices.push_back({logits[i], static_cast<TokenId>(i), 0});
   }
-  if (choices.empty()) return argmax(logits);
   if (sampling.top_k > 0 && sampling.top_k < static_cast<std::int64_t>(choices.size())) {
     std::nth_element(choices.begin(), choices.begin() + sampling.top_k - 1, choices.end(), higher);
     choices.resize(static_cast<std::size_t>(sampling.top_k));

@@ -11,9 +11,24 @@ namespace rhetor {
 namespace {
 
 TEST(Sampler, GreedyTakesTheLowestIdOfATie) {
-  const std::vector<float> logits = {1, 3, 3, std::numeric_limits<float>::quiet_NaN()};
+  const std::vector<float> logits = {1, 3, 3, -std::numeric_limits<float>::infinity()};
   EXPECT_EQ(sample(logits, {.temperature = 0}, 0), 1);
   EXPECT_EQ(sample(logits, {.temperature = 1, .top_k = 1}, 7), 1);
+}
+
+TEST(Sampler, LogitsThatAreNoNumbersFail) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<std::vector<float>> broken = {{1, NAN, 2}, {1, kInfinity, 2}, {-NAN, 0, 0}, {-kInfinity, -kInfinity}};
+  for (const auto& logits : broken) {
+    for (const double temperature : {0.0, 1.0}) {
+      try {
+        sample(logits, {.temperature = temperature}, 4);
+        ADD_FAILURE();
+      } catch (const Error& error) {
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("not finite numbers (token 4"));
+      }
+    }
+  }
 }
 
 // Frequencies of many counters follow softmax(logits / T) restricted to the allowed set.

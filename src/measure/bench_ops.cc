@@ -1,11 +1,11 @@
 // bench ops: the benchmark samples of the op matrix, each with what it moves and computes against what the machine can.
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "base/thread_pool.h"
 #include "measure/bench.h"
+#include "measure/machine.h"
 #include "measure/result.h"
 #include "measure/timing.h"
 #include "ops/op_matrix.h"
@@ -15,30 +15,41 @@
 namespace rhetor {
 namespace {
 
-BenchRow measure_case(const OpCase& one, const BenchOptions& options, int threads) {
+struct Measured {
+  std::string name, kernel, dtype;   // dtype: the arithmetic that bounds it
+  Timing timing;
+  Work work;
+};
+
+Measured measure_case(const OpCase& one, double seconds) {
   const ExecutablePtr exe = compile(case_graph(one), {});
   Session session(exe);
   for (const auto& [name, tensor] : named_operands(make_operands(one)))
     std::memcpy(session.input(name).raw(), tensor.raw(), tensor.bytes());
-  const Timing timing = measure(options.seconds / 10, [&] { session.run(); });
-  Cost cost;
-  std::string kernel;
-  for (const auto& choice : exe->report().choices) {
-    cost.flops += choice.cost.flops;
-    cost.bytes += choice.cost.bytes;
-    if (kernel.empty()) kernel = choice.kernel;
-  }
   const bool narrow = one.dtype == DType::bf16 || one.dtype == DType::f16;
-  const MachinePeak peak = machine_peak(threads, one.op->name == "matmul_i8" ? "int8" : narrow ? "bf16" : "f32");
-  const double seconds = timing.p50_ms / 1000;
-  const double floor_ms = 1000 * std::max(cost.flops / peak.flops, cost.bytes / peak.bytes_per_s);
-  return {one.str(),
-          {{"time_ms_p50", timing.p50_ms},
-           {"gb_per_s", cost.bytes / seconds / 1e9},
-           {"gflop_per_s", cost.flops / seconds / 1e9},
-           {"floor_ms", floor_ms},
-           {"percent_of_floor", 100 * floor_ms / timing.p50_ms},
-           {"kernel", kernel}}};
+  Measured out{.name = one.str(), .kernel = {}, .dtype = one.op->name == "matmul_i8" ? "int8" : narrow ? "bf16" : "f32"};
+  for (const auto& choice : exe->report().choices) {
+    out.work.flops += choice.cost.flops;
+    out.work.bytes += choice.cost.bytes;
+    if (out.kernel.empty()) out.kernel = choice.kernel;
+  }
+  // Run after run touches the same operands: small ones stay in a cache, and the floor is that cache's.
+  out.work.working_set = out.work.bytes;
+  out.timing = measure(seconds, [&] { session.run(); });
+  return out;
+}
+
+BenchRow row_of(const Measured& one, int threads) {
+  const double ms = one.timing.p50_ms;
+  const Floor floor = floor_of(one.work, threads, one.dtype, ms);
+  return {one.name,
+          {{"time_ms_p50", ms},
+           {"gb_per_s", one.work.bytes / ms / 1e6},
+           {"gflop_per_s", one.work.flops / ms / 1e6},
+           {"floor_ms", floor.ms},
+           {"percent_of_floor", 100 * floor.ms / ms},
+           {"kernel", one.kernel},
+           {"limit", floor.limit}}};
 }
 
 }  // namespace
@@ -46,11 +57,15 @@ BenchRow measure_case(const OpCase& one, const BenchOptions& options, int thread
 BenchResult bench_ops(const BenchOptions& options) {
   const int threads = options.threads > 0 ? options.threads : available_cores();
   BenchResult result = new_result(fmt::format("ops{}{}", options.filter.empty() ? "" : " with ", options.filter), threads);
+  std::vector<Measured> measured;
   for (const OpDef* op : all_ops().all()) {
     if (op->name.find(options.filter) == std::string_view::npos) continue;
     for (const OpCase& one : op_cases(*op, true))
-      if (one.ranks() == 1) result.rows.push_back(measure_case(one, options, threads));
+      if (one.ranks() == 1) measured.push_back(measure_case(one, options.seconds / 10));
   }
+  // A case may have its ceiling probed again, which also holds for those before it: the second round sees the last word.
+  for (const Measured& one : measured) row_of(one, threads);
+  for (const Measured& one : measured) result.rows.push_back(row_of(one, threads));
   return result;
 }
 

@@ -1,5 +1,12 @@
-// The ceilings of this machine, measured: the best of a few large matmuls, and streaming reads of a buffer no cache holds.
+// The ceilings of this machine, measured: the best of several matmuls, and the fastest of reading, copying and filling buffers of the
+// size in question.
+#include "measure/machine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -12,6 +19,8 @@
 
 namespace rhetor {
 namespace {
+
+constexpr std::int64_t kSmallest = 32 << 10, kLargest = std::int64_t{1} << 30;   // bytes; the largest is beyond the caches of today
 
 void fill_random(Tensor& tensor, std::uint64_t stream) {
   Rng rng(17, stream);
@@ -40,40 +49,110 @@ double matmul_rate(const std::string& dtype, std::int64_t n, ThreadPool& pool) {
   Session session(compile(g, weights, {.pool = &pool}));
   fill_random(session.input("x"), 3);
   if (dtype == "int8") fill_random(session.input("xs"), 4);
-  const Timing timing = measure(0.15, [&] { session.run(); });
+  const Timing timing = measure(0.1, [&] { session.run(); });
   return 2.0 * static_cast<double>(n * n * n) / (timing.min_ms / 1000);
 }
 
-// Bytes/s of reading 256 MiB with every thread of the pool.
-double read_rate(ThreadPool& pool) {
-  const std::int64_t words = (256 << 20) / 8;
-  Tensor data(DType::i64, Shape{words});
-  const auto values = data.data<std::int64_t>();
-  std::vector<std::int64_t> sums(static_cast<std::size_t>(words >> 16));
-  const Timing timing = measure(0.2, [&] {
-    pool.parallel_for(words, 1 << 16, [&](std::int64_t begin, std::int64_t end) {
-      std::int64_t sum[8] = {};
-      for (std::int64_t i = begin; i < end; i += 8)
-        for (int k = 0; k < 8; ++k) sum[k] += values[static_cast<std::size_t>(i + k)];
-      // Kept, so that the reads cannot be optimised away.
-      sums[static_cast<std::size_t>(begin >> 16)] = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+// Bytes/s over a working set of `bytes` (a power of two), split between the threads as kernels split theirs. The C library's routines
+// use the widest vectors there are: the fastest of comparing (reads only), copying and filling is taken for a ceiling of any op.
+double memory_rate(std::int64_t bytes, ThreadPool& pool) {
+  const std::int64_t half = bytes / 2, share = half / pool.threads() / 64 * 64;
+  Tensor buffer(DType::u8, Shape{bytes});   // zero-filled: the halves are equal
+  auto* first = static_cast<unsigned char*>(buffer.raw());
+  auto* second = first + half;
+  // Small sets are passed over many times, so that waking the threads does not count.
+  const std::int64_t passes = std::max<std::int64_t>(1, (8 << 20) / bytes);
+  std::atomic<int> different{0};
+  const auto rate_of = [&](double moved, auto&& action) {
+    const Timing timing = measure(0.04, [&] {
+      pool.parallel_for(pool.threads(), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t)
+          for (std::int64_t pass = 0; pass < passes; ++pass) action(first + t * share, second + t * share, static_cast<std::size_t>(share));
+      });
     });
+    return moved * static_cast<double>(share * pool.threads() * passes) / (timing.min_ms / 1000);
+  };
+  double best = rate_of(2, [&](const auto* a, const auto* b, std::size_t n) {
+    if (std::memcmp(a, b, n) != 0) different.fetch_add(1, std::memory_order_relaxed);   // used, so that it is not optimised away
   });
-  return static_cast<double>(words) * 8 / (timing.min_ms / 1000);
+  best = std::max(best, rate_of(2, [](auto* a, const auto* b, std::size_t n) { std::memcpy(a, b, n); }));
+  best = std::max(best, rate_of(2, [](auto* a, auto* b, std::size_t n) {
+    std::memset(a, 0, n);
+    std::memset(b, 0, n);
+  }));
+  return best;
+}
+
+// The power of two at or below the working set: a smaller set is never slower, so its rate is a ceiling for the larger one too.
+std::int64_t probe_size(double working_set) {
+  std::int64_t size = kSmallest;
+  while (size < kLargest && 2.0 * static_cast<double>(size) <= working_set) size *= 2;
+  return size;
+}
+
+// The best ever seen, by number of threads and what was probed. Takes the lock for as long as it probes.
+struct Ceilings {
+  std::mutex mutex;
+  std::map<std::pair<int, std::string>, double> flops;
+  std::map<std::pair<int, std::int64_t>, double> memory;
+
+  double probe_flops(int threads, const std::string& dtype) {
+    ThreadPool pool(threads);
+    double& best = flops[{threads, dtype}];
+    for (const std::int64_t n : {256, 512, 1024}) best = std::max(best, matmul_rate(dtype, n, pool));
+    return best;
+  }
+  double probe_memory(int threads, std::int64_t size) {
+    ThreadPool pool(threads);
+    double& best = memory[{threads, size}];
+    for (int round = 0; round < 2; ++round) best = std::max(best, memory_rate(size, pool));
+    return best;
+  }
+};
+
+Ceilings& ceilings() {
+  static Ceilings all;
+  return all;
+}
+
+enum class Again { none, flops, memory };
+
+MachinePeak peak(int threads, const std::string& dtype, double working_set, Again again) {
+  Ceilings& known = ceilings();
+  const std::int64_t size = probe_size(working_set);
+  std::lock_guard lock(known.mutex);
+  MachinePeak out;
+  if (const auto at = known.flops.find({threads, dtype}); at != known.flops.end() && again != Again::flops) out.flops = at->second;
+  else out.flops = known.probe_flops(threads, dtype);
+  if (const auto at = known.memory.find({threads, size}); at != known.memory.end() && again != Again::memory) out.bytes_per_s = at->second;
+  else out.bytes_per_s = known.probe_memory(threads, size);
+  // What a larger set was once moved at, a smaller one can be.
+  for (const auto& [key, rate] : known.memory)
+    if (key.first == threads && key.second > size) out.bytes_per_s = std::max(out.bytes_per_s, rate);
+  return out;
+}
+
+std::string size_text(double bytes) {
+  if (bytes >= 1 << 30) return fmt::format("{:.1f} GiB", bytes / (1 << 30));
+  return bytes >= 1 << 20 ? fmt::format("{:.1f} MiB", bytes / (1 << 20)) : fmt::format("{:.1f} KiB", bytes / 1024);
+}
+
+Floor floor_at(const Work& work, const MachinePeak& peak) {
+  const double compute = 1000 * work.flops / peak.flops, memory = 1000 * work.bytes / peak.bytes_per_s;
+  if (compute >= memory) return {compute, fmt::format("compute, {:.0f} GFLOP/s", peak.flops / 1e9)};
+  return {memory, fmt::format("memory, {} at {:.1f} GB/s", size_text(work.working_set), peak.bytes_per_s / 1e9)};
 }
 
 }  // namespace
 
-MachinePeak machine_peak(int threads, const std::string& dtype) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, std::string>, MachinePeak> known;
-  std::lock_guard lock(mutex);
-  MachinePeak& peak = known[{threads, dtype}];
-  if (peak.flops > 0) return peak;
-  ThreadPool pool(threads);
-  for (const std::int64_t n : {768, 1536}) peak.flops = std::max(peak.flops, matmul_rate(dtype, n, pool));
-  peak.bytes_per_s = read_rate(pool);
-  return peak;
+MachinePeak machine_peak(int threads, const std::string& dtype, double working_set) { return peak(threads, dtype, working_set, Again::none); }
+
+Floor floor_of(const Work& work, int threads, const std::string& dtype, double measured_ms) {
+  Floor floor = floor_at(work, peak(threads, dtype, work.working_set, Again::none));
+  if (measured_ms < floor.ms)
+    floor = floor_at(work, peak(threads, dtype, work.working_set, floor.limit.starts_with("compute") ? Again::flops : Again::memory));
+  if (measured_ms < floor.ms) floor.limit += "; beaten: fewer bytes moved or operations done than counted, or the machine was slower when probed";
+  return floor;
 }
 
 }  // namespace rhetor

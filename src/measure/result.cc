@@ -16,6 +16,7 @@ namespace {
 std::string cell_text(const std::variant<double, std::int64_t, std::string>& cell) {
   if (const auto* real = std::get_if<double>(&cell)) {
     const double size = *real < 0 ? -*real : *real;
+    if (size > 0 && size < 0.01) return fmt::format("{:.2g}", *real);
     return size == 0 || size >= 1000 ? fmt::format("{:.0f}", *real) : fmt::format("{:.{}f}", *real, size >= 100 ? 1 : size >= 1 ? 2 : 4);
   }
   if (const auto* integer = std::get_if<std::int64_t>(&cell)) return std::to_string(*integer);
@@ -65,6 +66,7 @@ std::string to_json(const BenchResult& result) {
   nlohmann::ordered_json json;
   json["what"] = result.what;
   for (const auto& [key, value] : result.machine) json["machine"][key] = value;
+  json["rows"] = nlohmann::ordered_json::array();
   // One row is the common case: its cells stand at the top level too, where scripts look for them.
   for (const BenchRow& row : result.rows) {
     nlohmann::ordered_json item;
@@ -76,7 +78,8 @@ std::string to_json(const BenchResult& result) {
       for (const auto& [key, value] : item.items()) json[key] = value;
     json["rows"].push_back(std::move(item));
   }
-  return json.dump(2) + "\n";
+  // A name may come from the command line and be no UTF-8.
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace rhetor

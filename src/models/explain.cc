@@ -1,7 +1,5 @@
 #include "models/explain.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "models/model.h"
 #include "runtime/plan.h"
@@ -25,9 +23,16 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   if (std::filesystem::is_directory(model, ignored)) loaded = load_model(model);
   const ModelConfig config = loaded ? loaded->config : model_preset(model.string());
 
-  BuildSpec spec{.task = config.family == "bert" ? BuildSpec::Task::hidden : BuildSpec::Task::cached,
-                 .batch = options.batch,
-                 .seq = std::min(options.seq, config.context)};
+  if (options.seq > config.context)
+    fail("--seq {} is longer than the context of {}, which is {}", options.seq, model.string(), config.context);
+  const bool stored_int8 = config.quantization == "int8";
+  if (stored_int8 && options.dtype == "bf16")
+    fail("{} holds int8 weights, whose contractions run in int8; give no --dtype, or explain the model it was compressed from",
+         model.string());
+
+  const BuildSpec spec{.task = config.family == "bert" ? BuildSpec::Task::hidden : BuildSpec::Task::cached,
+                       .batch = options.batch,
+                       .seq = options.seq};
   const Graph graph = build_model(config, spec);
   CompileOptions compile_options = compile_options_for(config);
   compile_options.passes.off = options.off;
@@ -37,7 +42,8 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   else if (options.dtype != "f32") fail("the precision '{}' is unknown; expected f32, bf16 or int8", options.dtype);
   const ExecutablePtr executable = compile(graph, loaded ? loaded->weights : init_weights(graph, 1), compile_options);
   const std::string title = fmt::format("{}: {} {}, batch {}, {} tokens, {}", loaded ? loaded->name : model.string(), config.family,
-                                        config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq, options.dtype);
+                                        config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq,
+                                        stored_int8 ? "int8" : options.dtype);
   return explain(title, *executable, &graph);
 }
 

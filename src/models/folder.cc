@@ -1,6 +1,12 @@
 // Model folders: config.json, model.safetensors, tokenizer.json.
+//
+// A save is one step for every reader, wherever it is killed. The new files are written whole into a folder beside the old ones,
+// which is then renamed to ".saved": from that moment the model is the new one, because a file in ".saved" goes before the file
+// of that name in the folder itself. Moving them out is tidying up; the next load or save ends it if a kill cut it short. The folder
+// cannot be swapped as a whole: a training keeps its checkpoints, metrics and lock in it.
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "graph/op.h"
 #include "models/model.h"
 #include "tensor/safetensors.h"
@@ -8,9 +14,14 @@
 namespace rhetor {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr const char* kConfig = "config.json";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kTokenizer = "tokenizer.json";
+constexpr const char* kSaved = ".saved";
+constexpr const char* kNoTokenizer = "no-tokenizer";   // in ".saved": the new model has none, whatever the folder holds
+constexpr const char* kChecksum = "weights_xxh3";      // in the metadata of the weights file
 constexpr std::uint64_t kConfigLimit = 1 << 20;   // bytes; a configuration is a few hundred
 
 // `where` names the file in messages.
@@ -35,9 +46,45 @@ void check_weights(const ModelConfig& config, const Weights& weights, const std:
   }
 }
 
+// Of names, types and bytes, in the order of the names: independent of where a file puts them.
+std::string checksum(const Weights& weights) {
+  std::uint64_t hash = 0;
+  for (const auto& [name, tensor] : weights) {
+    const std::vector<std::int64_t> sizes = tensor.shape().sizes();
+    hash = hash64(fmt::format("{} {}", name, rhetor::name(tensor.dtype())), hash);
+    hash = hash64(std::as_bytes(std::span(sizes)), hash);
+    hash = hash64(std::span(static_cast<const std::byte*>(tensor.raw()), tensor.bytes()), hash);
+  }
+  return fmt::format("{:016x}", hash);
+}
+
+// The file that is called `name` for a reader.
+fs::path present(const fs::path& folder, const char* name) {
+  std::error_code ignored;
+  const fs::path fresh = folder / kSaved / name;
+  return fs::exists(fresh, ignored) ? fresh : folder / name;
+}
+
+// Moves the files of a committed save to their places; the caller holds the folder's lock. False if it could not (no rights).
+bool finish_save(const fs::path& folder) {
+  const fs::path saved = folder / kSaved;
+  std::error_code error;
+  if (!fs::exists(saved, error)) return true;
+  if (fs::exists(saved / kNoTokenizer, error)) fs::remove(folder / kTokenizer, error);
+  if (error) return false;
+  for (const char* name : {kTokenizer, kWeights, kConfig}) {
+    if (!fs::exists(saved / name, error)) continue;
+    fs::rename(saved / name, folder / name, error);
+    if (error) return false;
+  }
+  flush_folder(folder);
+  fs::remove_all(saved, error);
+  return !error;
+}
+
 // "runs/harbour/" and "runs/harbour" are both called "harbour"; "runs/harbour/int8", a compressed form, "harbour-int8".
-std::string model_name(const std::filesystem::path& folder) {
-  std::filesystem::path clean = std::filesystem::absolute(folder).lexically_normal();
+std::string model_name(const fs::path& folder) {
+  fs::path clean = fs::absolute(folder).lexically_normal();
   if (!clean.has_filename()) clean = clean.parent_path();
   const std::string name = clean.filename().string();
   return name == "int8" ? clean.parent_path().filename().string() + "-int8" : name;
@@ -45,37 +92,78 @@ std::string model_name(const std::filesystem::path& folder) {
 
 }  // namespace
 
-ModelPtr load_model(const std::filesystem::path& folder) {
+ModelPtr load_model(const fs::path& folder) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored))
+  if (!fs::is_directory(folder, ignored))
     fail(ErrorKind::not_found, "there is no model folder '{}'; it should hold {}, {} and {}", folder.string(), kConfig, kWeights, kTokenizer);
+  if (fs::exists(folder / kSaved, ignored)) {
+    const FolderGuard alone(folder, FolderGuard::Mode::exclusive_now);
+    if (alone.held()) finish_save(folder);  // if it cannot, the files are read where they are
+  }
   auto model = std::make_shared<Model>();
-  const std::filesystem::path config_path = folder / kConfig;
-  model->config = ModelConfig::from_json(read_file(config_path, kConfigLimit), "'" + config_path.string() + "'");
-  const std::filesystem::path weights_path = folder / kWeights;
-  model->weights = load_safetensors(weights_path).tensors;
-  check_weights(model->config, model->weights, "'" + weights_path.string() + "'");
-  const std::filesystem::path tokenizer_path = folder / kTokenizer;
-  if (std::filesystem::exists(tokenizer_path, ignored)) {
-    model->tokenizer = load_tokenizer(tokenizer_path);
-    if (model->tokenizer->vocab_size() > model->config.vocab)
-      fail("'{}' has {} tokens, but the model in '{}' has a vocabulary of {}; they do not belong together", tokenizer_path.string(),
-           model->tokenizer->vocab_size(), folder.string(), model->config.vocab);
+  Safetensors file;
+  {
+    // All three of one save: a save in another process waits until they are open. Mapped weights stay what they were when opened.
+    const FolderGuard steady(folder, FolderGuard::Mode::shared);
+    const fs::path config_path = present(folder, kConfig);
+    if (!fs::exists(config_path, ignored) && !ignored) {  // an error is told by the reading below
+      fail(ErrorKind::not_found, "'{}' is no model folder: it holds no {}; a model folder is what 'rhetor train' or 'rhetor compress' wrote",
+           folder.string(), kConfig);
+    }
+    model->config = ModelConfig::from_json(read_file(config_path, kConfigLimit), "'" + (folder / kConfig).string() + "'");
+    const fs::path tokenizer_path = present(folder, kTokenizer);
+    const bool none = fs::exists(folder / kSaved / kNoTokenizer, ignored) || (!fs::exists(tokenizer_path, ignored) && !ignored);
+    if (!none) model->tokenizer = load_tokenizer(tokenizer_path);
+    file = load_safetensors(present(folder, kWeights));
+  }
+  model->weights = std::move(file.tensors);
+  const std::string weights_name = "'" + (folder / kWeights).string() + "'";
+  check_weights(model->config, model->weights, weights_name);
+  if (const auto expected = file.metadata.find(kChecksum); expected != file.metadata.end()) {
+    if (const std::string found = checksum(model->weights); found != expected->second) {
+      fail("{}: the checksum of the weights is {}, expected {}; the file is damaged: copy it again, or train or compress the model again",
+           weights_name, found, expected->second);
+    }
+  }
+  if (model->tokenizer && model->tokenizer->vocab_size() > model->config.vocab) {
+    fail("'{}' has {} tokens, but the model in '{}' has a vocabulary of {}; they do not belong together", (folder / kTokenizer).string(),
+         model->tokenizer->vocab_size(), folder.string(), model->config.vocab);
   }
   model->name = model_name(folder);
   return model;
 }
 
-void save_model(const std::filesystem::path& folder, const Model& model) {
+void save_model(const fs::path& folder, const Model& model) {
   model.config.validate();
   check_weights(model.config, model.weights, "the model to save");
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
+  fs::create_directories(folder, error);
   if (error) fail(ErrorKind::io, "cannot make the folder '{}': {}", folder.string(), error.message());
-  // Each file is replaced as a whole; config.json last, so that a folder cut short is not taken for a new one.
-  save_safetensors(folder / kWeights, model.weights, {{"format", "rhetor"}, {"family", model.config.family}});
-  if (model.tokenizer) model.tokenizer->save(folder / kTokenizer);
-  write_file_atomic(folder / kConfig, model.config.to_json());
+  remove_stale_temporaries(folder);
+  const fs::path fresh = temporary_name(folder / "model");
+  try {
+    fs::create_directory(fresh);
+    const FolderGuard writing(fresh, FolderGuard::Mode::exclusive_now);  // keeps remove_stale_temporaries() of others off
+    save_safetensors(fresh / kWeights, model.weights,
+                     {{"format", "rhetor"}, {"family", model.config.family}, {kChecksum, checksum(model.weights)}});
+    if (model.tokenizer)
+      model.tokenizer->save(fresh / kTokenizer);
+    else
+      write_file_atomic(fresh / kNoTokenizer, "");
+    write_file_atomic(fresh / kConfig, model.config.to_json());
+
+    const FolderGuard alone(folder, FolderGuard::Mode::exclusive);
+    if (!finish_save(folder)) fail(ErrorKind::io, "cannot replace the files in '{}'; is another user their owner?", folder.string());
+    fs::rename(fresh, folder / kSaved);  // the new model counts from here
+    flush_folder(folder);
+    if (!finish_save(folder)) log_warning("'{}' is saved, but its files stay in '{}'", folder.string(), (folder / kSaved).string());
+  } catch (const fs::filesystem_error& failure) {
+    fs::remove_all(fresh, error);
+    fail(ErrorKind::io, "cannot save the model in '{}': {}", folder.string(), failure.code().message());
+  } catch (...) {
+    fs::remove_all(fresh, error);
+    throw;
+  }
 }
 
 }  // namespace rhetor

@@ -152,8 +152,12 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<std::uint64_t>& scr
   plan.in_place = buffers.in_place;
   plan.places.resize(at(graph.size()));
   plan.scratch_offset.assign(at(graph.size()), 0);
+  plan.scratch_bytes.assign(at(graph.size()), 0);
   for (std::int32_t i = 0; i < graph.size(); ++i) {
-    if (item_of_scratch[at(i)] >= 0) plan.scratch_offset[at(i)] = offsets[at(item_of_scratch[at(i)])];
+    if (item_of_scratch[at(i)] >= 0) {
+      plan.scratch_offset[at(i)] = offsets[at(item_of_scratch[at(i)])];
+      plan.scratch_bytes[at(i)] = scratch[at(i)];
+    }
     for (std::size_t k = 0; k < graph.node(i).outputs.size(); ++k) {
       const int b = buffers.of[at(i)][k];
       const int item = item_of_buffer[at(b)];

@@ -22,6 +22,7 @@ struct ValuePlace {
 struct MemoryPlan {
   std::vector<std::vector<ValuePlace>> places;  // [node][output]
   std::vector<std::uint64_t> scratch_offset;    // per node: its kernel's scratch in the arena
+  std::vector<std::uint64_t> scratch_bytes;     // per node, 0 = none
   std::uint64_t arena_bytes = 0;
   std::uint64_t lower_bound = 0;                // max over time of live bytes (scratch included)
   int in_place = 0;                             // values that took over an operand's buffer
@@ -41,7 +42,8 @@ std::vector<StateUpdate> state_copies(const Graph& graph, const MemoryPlan& plan
 // names, a value that became a state in place): copied at the end of the run, before state_copies.
 std::vector<std::int32_t> output_copies(const Graph& graph, const MemoryPlan& plan);
 
-// A self-contained SVG of the arena: time across, bytes up, one rectangle a value.
+// A self-contained SVG of the arena: executed nodes across (inputs, parameters and constants take no time), bytes up, one rectangle a
+// buffer and one a kernel's scratch.
 std::string memory_map_svg(const Graph& graph, const MemoryPlan& plan);
 
 }  // namespace rhetor

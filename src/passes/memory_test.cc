@@ -134,20 +134,81 @@ TEST(Memory, OutputsHaveTheirOwnBuffers) {
   replay(g, plan, {});
 }
 
-TEST(Memory, PictureShowsEveryBuffer) {
+// Tags closed in order, attributes quoted, no bare markup character in text: what an XML reader insists on (of the XML we write).
+void expect_well_formed(std::string_view xml) {
+  std::vector<std::string> open;
+  std::size_t at = 0;
+  while (at < xml.size()) {
+    if (xml[at] == '&') {
+      const std::string_view entity = xml.substr(at, xml.find(';', at) - at);
+      ASSERT_TRUE(entity == "&lt" || entity == "&gt" || entity == "&amp" || entity == "&quot") << entity;
+    }
+    ASSERT_FALSE(static_cast<unsigned char>(xml[at]) < ' ' && xml[at] != '\n');
+    if (xml[at++] != '<') {
+      ASSERT_NE(xml[at - 1], '>');
+      continue;
+    }
+    const std::size_t end = xml.find('>', at);
+    ASSERT_NE(end, xml.npos);
+    std::string_view tag = xml.substr(at, end - at);
+    ASSERT_EQ(tag.find('<'), tag.npos);
+    ASSERT_EQ(std::count(tag.begin(), tag.end(), '"') % 2, 0) << tag;
+    at = end + 1;
+    if (tag[0] == '/') {
+      ASSERT_FALSE(open.empty());
+      ASSERT_EQ(open.back(), tag.substr(1));
+      open.pop_back();
+    } else if (tag.back() != '/') {
+      open.emplace_back(tag.substr(0, tag.find(' ')));
+    }
+  }
+  EXPECT_TRUE(open.empty());
+}
+
+std::size_t count_of(std::string_view text, std::string_view part) {
+  std::size_t n = 0;
+  for (std::size_t p = text.find(part); p != text.npos; p = text.find(part, p + 1)) ++n;
+  return n;
+}
+
+TEST(Memory, PictureShowsEveryBufferAndEveryScratch) {
   const Graph g = run_passes(inference_graph(), {}).graph;
-  const MemoryPlan plan = plan_memory(g, {});
+  std::vector<std::uint64_t> scratch(at(g.size()));
+  std::size_t scratches = 0, roots = 0, inputs = 0;
+  for (std::int32_t i = 0; i < g.size(); ++i) {
+    inputs += g.is_input(i);
+    if (g.node(i).op->traits.kind != OpKind::contraction) continue;
+    scratch[at(i)] = 1000;
+    ++scratches;
+  }
+  const MemoryPlan plan = plan_memory(g, scratch);
+  EXPECT_EQ(plan.scratch_bytes, scratch);
   const std::string svg = memory_map_svg(g, plan);
+  expect_well_formed(svg);
   EXPECT_THAT(svg, HasSubstr("<svg xmlns"));
-  EXPECT_THAT(svg, HasSubstr("<title>"));
   EXPECT_THAT(svg, HasSubstr("lower bound"));
+  EXPECT_THAT(svg, HasSubstr(">scratch</text>"));
   EXPECT_THAT(svg, ::testing::EndsWith("</svg>\n"));
-  std::size_t roots = 0, rectangles = 0;
   for (std::int32_t i = 0; i < g.size(); ++i)
     for (std::size_t k = 0; k < plan.places[at(i)].size(); ++k)
       roots += plan.places[at(i)][k].place == Place::arena && plan.places[at(i)][k].root == ValueId{i, static_cast<std::int32_t>(k)};
-  for (std::size_t p = svg.find("fill-opacity"); p != std::string::npos; p = svg.find("fill-opacity", p + 1)) ++rectangles;
-  EXPECT_EQ(rectangles, roots);
+  EXPECT_GT(scratches, 0u);
+  EXPECT_EQ(count_of(svg, "<title>scratch of"), scratches);
+  EXPECT_EQ(count_of(svg, "fill-opacity"), roots + scratches);
+
+  // The axis counts what runs; the parameters before it take no room, so a box starts at the left edge.
+  ASSERT_GT(inputs, 5u);
+  EXPECT_THAT(svg, ::testing::Not(HasSubstr(fmt::format("text-anchor=\"middle\">{}</text>", g.size()))));
+  EXPECT_THAT(svg, HasSubstr("<rect x=\"70.00\""));
+}
+
+TEST(Memory, PictureOfNothingAndOfAwkwardNames) {
+  expect_well_formed(memory_map_svg(Graph(), plan_memory(Graph(), {})));
+  Graph g;
+  const auto scope = g.scope("a<b>&\"c\"\x01");
+  g.output("y", exp(tanh(g.input("x", {DType::f32, {8, 8}}))));
+  g.output("z", relu(tanh(matmul(g.input("p", {DType::f32, {8, 8}}), g.input("q", {DType::f32, {8, 8}})))));
+  expect_well_formed(memory_map_svg(g, plan_memory(g, {}, false)));
 }
 
 }  // namespace

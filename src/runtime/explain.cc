@@ -146,7 +146,8 @@ std::string as_html(const std::string& title, const Executable& executable, cons
   std::string out = fmt::format("<h1>{}</h1><table>", escaped(title));
   for (const Fact& fact : facts(executable, before))
     out += fmt::format("<tr><th>{}</th><td>{}</td></tr>", escaped(fact.name), escaped(fact.value));
-  out += "</table><h2>Memory map</h2><p>One rectangle a value: time (instructions) across, bytes of the arena up.</p>";
+  out += "</table><h2>Memory map</h2><p>One rectangle a buffer, grey ones a kernel's scratch: nodes executed across, bytes of the arena up. "
+         "Point at one to see what lives there.</p>";
   out += memory_map_svg(graph, executable.memory());
   if (!report.passes.empty()) {
     out += "<h2>Passes</h2><table><tr><th>pass</th><th class=n>ms</th><th class=n>nodes before</th><th class=n>after</th><th>note</th></tr>";

@@ -7,7 +7,6 @@
 #include <random>
 
 #include "base/error.h"
-#include "data/batches.h"
 
 namespace rhetor {
 namespace {
@@ -60,7 +59,7 @@ std::string content_of(const Body& message, std::size_t index) {
   return text;
 }
 
-std::string chat_prompt(const Body& body) {
+std::vector<ChatMessage> chat_messages(const Body& body) {
   const auto at = body.find("messages");
   if (at == body.end() || !at->is_array() || at->empty()) fail("'messages' must be a list of at least one {{role, content}}");
   std::vector<ChatMessage> messages;
@@ -73,7 +72,7 @@ std::string chat_prompt(const Body& body) {
     if (name == "developer") name = "system";   // OpenAI's newer word for it
     messages.push_back({name, content_of(message, i)});
   }
-  return render_chat(messages, true);
+  return messages;
 }
 
 std::string plain_prompt(const Body& body) {
@@ -82,6 +81,34 @@ std::string plain_prompt(const Body& body) {
   if (at->is_string()) return at->get<std::string>();
   if (at->is_array() && at->size() == 1 && (*at)[0].is_string()) return (*at)[0].get<std::string>();
   fail("'prompt' must be one string");
+}
+
+// Fields that would change the answer but are not supported: better an error than another answer than was asked for. A value that
+// asks for nothing (null, false, 0, an empty list or what is the default anyway) is fine.
+void refuse_unsupported(const Body& body) {
+  const auto asked = [&body](const char* field) -> const Body* {
+    const auto at = body.find(field);
+    if (at == body.end() || at->is_null() || (at->is_boolean() && !at->get<bool>())) return nullptr;
+    if ((at->is_structured() && at->empty()) || (at->is_string() && at->get_ref<const std::string&>().empty())) return nullptr;
+    return &*at;
+  };
+  for (const char* field : {"tools", "functions", "logit_bias", "audio", "modalities", "suffix", "echo"}) {
+    const Body* value = asked(field);
+    if (value && !(std::string_view(field) == "modalities" && *value == Body::array({"text"})))
+      fail("'{}' is not supported by this service; leave it out", field);
+  }
+  if (const Body* value = asked("tool_choice"); value && *value != "none" && *value != "auto")
+    fail("'tool_choice' is not supported by this service; leave it out");
+  if (asked("logprobs") || (asked("top_logprobs") && body["top_logprobs"] != 0))
+    fail("'logprobs' are not supported by this service; leave them out");
+  if (const Body* value = asked("response_format")) {
+    if (!value->is_object() || !value->contains("type") || (*value)["type"] != "text")
+      fail("'response_format' must be {{\"type\": \"text\"}}; others are not supported by this service");
+  }
+  for (const char* field : {"frequency_penalty", "presence_penalty"}) {
+    if (number(body, field, 0, -2, 2) != 0) fail("'{}' must be 0; penalties are not supported by this service", field);
+  }
+  if (integer(body, "best_of", 1, 1, 1 << 20) != 1) fail("'best_of' must be 1: one answer a request");
 }
 
 Json usage(const Generation& result) {
@@ -127,7 +154,9 @@ CompletionRequest parse_completion(std::string_view body, bool chat) {
     if (!at->is_string()) fail("'model' must be a string, found {}", at->type_name());
     request.model = at->get<std::string>();
   }
-  request.prompt = chat ? chat_prompt(json) : plain_prompt(json);
+  refuse_unsupported(json);
+  if (chat) request.messages = chat_messages(json);
+  request.prompt = chat ? render_chat(request.messages, true) : plain_prompt(json);
   if (integer(json, "n", 1, 1, 1 << 20) != 1) fail("'n' must be 1: one answer a request");
   Sampling& s = request.sampling;
   s.temperature = number(json, "temperature", 1.0, 0, 2);
@@ -148,7 +177,10 @@ CompletionRequest parse_completion(std::string_view body, bool chat) {
     else add(*at);
   }
   request.stream = boolean(json, "stream");
-  if (const auto at = json.find("stream_options"); at != json.end() && at->is_object()) request.include_usage = boolean(*at, "include_usage");
+  if (const auto at = json.find("stream_options"); at != json.end() && !at->is_null()) {
+    if (!at->is_object()) fail("'stream_options' must be an object, found {}", at->type_name());
+    request.include_usage = boolean(*at, "include_usage");
+  }
   s.validate();
   return request;
 }

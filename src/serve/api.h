@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/batches.h"
 #include "generate/generator.h"
 
 namespace rhetor {
@@ -15,14 +16,16 @@ namespace rhetor {
 struct CompletionRequest {
   bool chat = false;
   std::string model;                 // "" = not named
-  std::string prompt;                // rendered chat, or the plain prompt
+  std::string prompt;                // the whole chat rendered, or the plain prompt
+  std::vector<ChatMessage> messages; // chat: what `prompt` was rendered from
   bool specials = false;             // the prompt holds special tokens of ours (chat)
   Sampling sampling;
   bool max_tokens_given = false;
   bool stream = false, include_usage = false;
 };
 
-// Fails with Error{invalid} naming the field, what was expected and what was found.
+// Fails with Error{invalid} naming the field, what was expected and what was found. Fields of OpenAI's that would change the answer and
+// are not supported (tools, logprobs, response_format, penalties, ...) fail too; those that would not are ignored.
 CompletionRequest parse_completion(std::string_view body, bool chat);
 
 // What identifies one reply: "chatcmpl-...", its creation time, the model.

@@ -30,8 +30,8 @@ using boost::system::error_code;
 
 std::chrono::milliseconds to_duration(double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000)); }
 
-std::string error_body(std::string_view message) {
-  return fmt::format("{{\"error\": {{\"message\": \"{}\", \"type\": \"invalid_request_error\", \"code\": null}}}}\n", message);
+std::string error_body(std::string_view message, std::string_view type = "invalid_request_error") {
+  return fmt::format("{{\"error\": {{\"message\": \"{}\", \"type\": \"{}\", \"param\": null, \"code\": null}}}}\n", message, type);
 }
 
 }  // namespace
@@ -173,7 +173,7 @@ void Connection::on_request(error_code ec) {
   try {
     server_.handler(request, reply);
   } catch (const std::exception&) {
-    reply->send(500, "application/json", error_body("internal error"), {});
+    reply->send(500, "application/json", error_body("internal error", "server_error"), {});
   }
 }
 

@@ -1,5 +1,8 @@
 // The HTTP service: OpenAI-style completions with streaming, health, models, and the chat page.
-// Thread-safety: run() blocks; stop() may be called from any thread or signal-safe context wrapper.
+//
+// One I/O thread reads requests, checks and tokenises them; one engine thread owns a BatchEngine, in which requests join and leave
+// between steps. The same seed gives the same text whoever else is being answered.
+// Thread-safety: run() blocks; the other members may be called from any thread (not from a signal handler: see cmd_serve.cc).
 #pragma once
 
 #include <atomic>
@@ -16,9 +19,9 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   std::uint16_t port = 8080;          // 0 = any free port
   std::uint64_t max_body_bytes = 1u << 20;
-  int max_queue = 64;                 // waiting requests; more get 429
-  int workers = 2;                    // generations at a time
-  double request_timeout_s = 300;
+  int max_queue = 64;                 // requests that may wait while all slots are busy; more get 429
+  int slots = 4;                      // answers computed together, rounded up to a batch the model has
+  double request_timeout_s = 300;     // waiting included
 };
 
 class Server {
@@ -27,7 +30,10 @@ class Server {
   ~Server();
   std::uint16_t port() const;         // the bound port; the constructor fails if it is taken, naming it
   void run();                         // until stop()
-  void stop();                        // finishes running requests, then returns from run()
+  void stop();                        // finishes accepted requests, then returns from run()
+  void stop_now();                    // as stop(), but answers in progress are broken off with an error; hastens a stop() that waits
+  int slots() const;
+  int busy() const;                   // requests accepted and not yet answered
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -101,6 +101,8 @@ class Reader {
       return Json::parse(text, guard);
     } catch (const Json::parse_error& error) {
       fail("{}: not valid JSON near byte {}; the file is damaged or is something else", name_, error.byte);
+    } catch (const Json::out_of_range&) {   // the parser's word for a number no double can hold
+      fail("{}: holds a number too large to be one; the file is damaged or is something else", name_);
     }
   }
 

@@ -1,8 +1,5 @@
 #include "train/checkpoint.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
@@ -36,23 +33,26 @@ std::optional<std::int64_t> step_of(const std::string& name) {
   return step;
 }
 
-// Whole checkpoints by name, oldest first.
-std::vector<std::pair<std::int64_t, fs::path>> list(const fs::path& folder) {
-  std::vector<std::pair<std::int64_t, fs::path>> out;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (const auto step = step_of(entry.path().filename().string())) out.emplace_back(*step, entry.path());
-  }
-  std::sort(out.begin(), out.end());
+// What is in `folder`; nothing if it does not exist. A folder that cannot be read is an error: to take it for an empty one would
+// start a run anew over its checkpoints.
+std::vector<fs::path> entries(const fs::path& folder) {
+  std::vector<fs::path> out;
+  std::error_code error;
+  fs::directory_iterator it(folder, error);
+  if (error == std::errc::no_such_file_or_directory) return out;
+  for (; !error && it != fs::directory_iterator(); it.increment(error)) out.push_back(it->path());
+  if (error) fail(ErrorKind::io, "cannot read the folder '{}': {}", folder.string(), error.message());
   return out;
 }
 
-// Makes a rename inside `folder` survive a power cut.
-void flush_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
-  ::close(fd);
+// Whole checkpoints by name, oldest first.
+std::vector<std::pair<std::int64_t, fs::path>> list(const fs::path& folder) {
+  std::vector<std::pair<std::int64_t, fs::path>> out;
+  for (const auto& path : entries(folder)) {
+    if (const auto step = step_of(path.filename().string())) out.emplace_back(*step, path);
+  }
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 std::uint64_t file_hash(const fs::path& path) { return hash64(MappedFile::open(path)->bytes()); }
@@ -132,24 +132,44 @@ Checkpoint load_checkpoint(const fs::path& path) {
 std::optional<Checkpoint> load_newest_checkpoint(const fs::path& run_folder) {
   const fs::path folder = folder_of(run_folder);
   std::error_code ignored;
-  std::vector<fs::path> rubbish;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().extension() == ".tmp") rubbish.push_back(entry.path());
+  for (const auto& path : entries(folder)) {
+    if (path.extension() == ".tmp") fs::remove_all(path, ignored);
   }
-  for (const auto& path : rubbish) fs::remove_all(path, ignored);
-  auto all = list(folder);
+  const auto all = list(folder);
+  std::vector<fs::path> damaged;
+  std::string first_problem;
   for (auto it = all.rbegin(); it != all.rend(); ++it) {
+    std::optional<Checkpoint> found;
     try {
-      return load_checkpoint(it->second);
+      found = load_checkpoint(it->second);
     } catch (const Error& error) {
-      log_warning("{}; going back to the checkpoint before it", error.what());
-      const fs::path aside = it->second.string() + ".damaged";
-      fs::remove_all(aside, ignored);
-      fs::rename(it->second, aside, ignored);
+      // Anything else says nothing about the content: no more file handles, no right to read, a newer format.
+      if (error.kind() != ErrorKind::invalid && error.kind() != ErrorKind::not_found) {
+        throw Error(error.kind(), fmt::format("the checkpoint '{}' cannot be read: {}; nothing was changed. Mend that and run the same "
+                                              "command again, or start anew with --fresh", it->second.string(), error.what()));
+      }
+      log_warning("{}", error.what());
+      if (damaged.empty()) first_problem = error.what();
+      damaged.push_back(it->second);
+      continue;
     }
+    // Only now that an older one is known to be good: a run whose checkpoints are all damaged must not look like one that has none.
+    for (const auto& path : damaged) {
+      const fs::path aside = path.string() + ".damaged";
+      fs::remove_all(aside, ignored);
+      fs::rename(path, aside, ignored);
+    }
+    if (!damaged.empty()) log_warning("going back to the checkpoint '{}'", found->path.string());
+    return found;
+  }
+  if (!damaged.empty()) {
+    fail("none of the {} checkpoints in '{}' can be used, the newest because of {}; start anew with --fresh, which removes them",
+         damaged.size(), folder.string(), first_problem);
   }
   return std::nullopt;
 }
+
+fs::path run_tokenizer_path(const fs::path& run_folder) { return folder_of(run_folder) / "tokenizer.json"; }
 
 void remove_checkpoints(const fs::path& run_folder) {
   std::error_code error;

@@ -1,4 +1,5 @@
 // Checkpoints: FOLDER/checkpoints/step-N/{state.safetensors, trainer.json}, written in the background and whole or not at all.
+// checkpoints/tokenizer.json is the tokenizer of the run; the folder's own belongs to the finished model, maybe an older one.
 //
 // A checkpoint is written as step-N.tmp, flushed, and renamed; a kill at any moment leaves the former ones as they were.
 // trainer.json holds the checksum of the states and its own, so that a damaged checkpoint is recognised and passed over.
@@ -38,12 +39,15 @@ struct Checkpoint {
   std::filesystem::path path;
 };
 
-// The newest checkpoint that is whole, or nothing. Damaged ones are reported as warnings and renamed to step-N.damaged;
-// what an interrupted write left behind is removed.
+// The newest checkpoint that is whole; nothing if there never was one. Damaged ones after it are reported as warnings and renamed to
+// step-N.damaged; what an interrupted write left behind is removed. Fails, changing nothing, if all are damaged or if one cannot be
+// read for a reason that lies outside of it (rights, file handles, a newer format).
 std::optional<Checkpoint> load_newest_checkpoint(const std::filesystem::path& run_folder);
 // Fails naming the file and what is wrong with it.
 Checkpoint load_checkpoint(const std::filesystem::path& path);
-// Removes all checkpoints of a run (a fresh start).
+// Where the tokenizer of a run that is not finished is kept.
+std::filesystem::path run_tokenizer_path(const std::filesystem::path& run_folder);
+// Removes all checkpoints of a run, with its tokenizer (a fresh start).
 void remove_checkpoints(const std::filesystem::path& run_folder);
 
 // Writes now, on the calling thread, then deletes all but the newest `keep`.

@@ -100,14 +100,15 @@ TEST(TrainChild, DISABLED_Run) {
     const rlimit bytes{static_cast<rlim_t>(std::atoll(limit)), RLIM_INFINITY};
     ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &bytes), 0);
   }
-  train(child_recipe(folder), quiet());
+  train(child_recipe(folder), {.fresh = std::getenv("RHETOR_TRAIN_FRESH") != nullptr, .quiet = true});
 }
 
-pid_t start_child(const fs::path& folder, const char* file_limit = nullptr) {
+pid_t start_child(const fs::path& folder, const char* file_limit = nullptr, bool fresh = false) {
   const pid_t pid = ::fork();
   if (pid != 0) return pid;
   ::setenv("RHETOR_TRAIN_CHILD", folder.c_str(), 1);
   if (file_limit) ::setenv("RHETOR_TRAIN_FILE_LIMIT", file_limit, 1);
+  if (fresh) ::setenv("RHETOR_TRAIN_FRESH", "1", 1);
   std::freopen("/dev/null", "w", stdout);
   std::freopen("/dev/null", "w", stderr);
   ::execl("/proc/self/exe", "train_test", "--gtest_filter=TrainChild.DISABLED_Run", "--gtest_also_run_disabled_tests", nullptr);
@@ -165,6 +166,26 @@ TEST(Kill, AtAnyMomentTheRunGoesOnBitForBit) {
     EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
     EXPECT_NE(entry.path().extension(), ".damaged") << entry.path();
   }
+}
+
+// A finished model is trained anew and killed on the way: it stays what it was, and the new run goes on.
+TEST(Kill, TrainingAnewLeavesTheFinishedModelUsable) {
+  ScratchFolder scratch;
+  const Recipe recipe = child_recipe(scratch.path());
+  train(recipe, quiet());
+  const std::string weights = weight_bytes(recipe.folder), tokenizer = load_model(recipe.folder)->tokenizer->to_json();
+  Rng rng(4);
+  for (int i = 0; i < 6; ++i) {
+    const pid_t pid = start_child(scratch.path(), nullptr, true);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + rng.below(250)));
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    ASSERT_EQ(load_model(recipe.folder)->tokenizer->to_json(), tokenizer);
+    ASSERT_EQ(weight_bytes(recipe.folder), weights);
+  }
+  ASSERT_TRUE(finished_well(start_child(scratch.path())));
+  EXPECT_EQ(weight_bytes(recipe.folder), weights);  // the same recipe gives the same model
+  EXPECT_EQ(load_model(recipe.folder)->tokenizer->to_json(), tokenizer);
 }
 
 TEST(Kill, AFullDiskKeepsTheOldCheckpoint) {

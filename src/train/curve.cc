@@ -82,6 +82,14 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
   smoothed = thin(smoothed);
   Frame frame;
   double low = 1e30, high = -1e30;
+  if (!raw.empty()) {
+    // All but the wildest two in a hundred of the raw losses must fit: a single spike would press everything else flat.
+    std::vector<double> sorted;
+    for (const auto& p : raw) sorted.push_back(p.loss);
+    std::sort(sorted.begin(), sorted.end());
+    const std::size_t cut = sorted.size() / 100;
+    low = sorted[cut], high = sorted[sorted.size() - 1 - cut];
+  }
   for (const std::vector<CurvePoint>* points : {&std::as_const(smoothed), &history.validation}) {
     for (const auto& p : *points) {
       if (!std::isfinite(p.loss)) continue;
@@ -131,12 +139,12 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
     svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>\n", frame.x(static_cast<double>(last.step)),
                        frame.y(last.loss));
   }
-  double legend = kWidth - kRight - 250;
+  double legend = kWidth - kRight - 310;   // 205 for the first label in a wide system font, 105 for the second
   for (const auto& [style, label] : {std::pair{"train", "training loss (smoothed)"}, std::pair{"valid", "validation"}}) {
     if (style[0] == 'v' && history.validation.empty()) continue;
     svg += fmt::format("<polyline class=\"{}\" points=\"{:.0f},16 {:.0f},16\"/><text x=\"{:.0f}\" y=\"20\">{}</text>\n", style,
                        legend, legend + 20, legend + 26, label);
-    legend += 175;
+    legend += 205;
   }
   return svg + "</svg>\n";
 }

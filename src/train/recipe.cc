@@ -1,7 +1,14 @@
 // Recipes: one table says of every key its name, type, range, meaning and whether it changes the result; parsing,
 // writing, checking, the comparison on resume and the reference page are all derived from it.
+// toml++ asserts where some malformed keys begin ("[!a]"); they are the user's mistake, so its assertions throw, in every build.
+#include <stdexcept>
+
+[[noreturn]] static void refuse_toml() { throw std::logic_error("a key or value begins with a character that cannot"); }
+#undef NDEBUG
+#define TOML_ASSERT(expr) ((expr) ? void() : refuse_toml())
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 #include <variant>
@@ -217,6 +224,8 @@ toml::table parse_toml(std::string_view text, std::string_view where) {
   } catch (const toml::parse_error& error) {
     fail("{}: line {}, column {}: not valid TOML: {}", where, error.source().begin.line, error.source().begin.column,
          error.description());
+  } catch (const std::logic_error& error) {
+    fail("{}: not valid TOML: {}", where, error.what());
   }
 }
 
@@ -354,14 +363,12 @@ void Recipe::validate() const {
   if (context > 0 && seq > context)
     fail("train.seq is {} and model.context {}: a training sequence cannot be longer than the context", seq, context);
   std::vector<std::string_view> known;
-  for (const auto& entry : model_families()) {
-    if (entry.name == family) return;
-    known.push_back(entry.name);
-  }
+  for (const auto& entry : model_families()) known.push_back(entry.name);
   const auto presets = model_preset_names();
-  for (const auto& preset : presets) {
-    if (preset == family) return;
-    known.push_back(preset);
+  known.insert(known.end(), presets.begin(), presets.end());
+  if (std::find(known.begin(), known.end(), family) != known.end()) {
+    model_config(vocab);  // fails for sizes that make no model: before any text is read
+    return;
   }
   const std::string near = nearest(family, known);
   fail("model.family must be gpt2, llama, bert or a preset, found \"{}\"{}", family,
@@ -371,6 +378,7 @@ void Recipe::validate() const {
 ModelConfig Recipe::model_config(std::int64_t vocab_size) const {
   bool is_family = false;
   for (const auto& entry : model_families()) is_family |= entry.name == family;
+  if (is_family && layers > 256) fail("model.layers is {}; the size dial goes from 1 to 256, 0 = 4", layers);
   ModelConfig config = is_family ? size_dial(family, layers > 0 ? layers : 4, vocab_size) : model_preset(family);
   config.vocab = vocab_size;
   if (layers > 0) config.layers = layers;

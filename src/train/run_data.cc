@@ -52,14 +52,18 @@ RunData load_run_data(const Recipe& recipe, TokenizerPtr known, const std::funct
   return data;
 }
 
-BatchStream::BatchStream(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::uint64_t seed,
-                         std::uint64_t first) {
+void require_enough_text(const RunData& data, std::int64_t seq) {
   if (static_cast<std::int64_t>(data.tokens.train.size()) < seq + 1) {
     fail(
         "the training text has {} tokens, fewer than one sequence of {} (train.seq) and its last target; give more text or a "
         "shorter train.seq",
         data.tokens.train.size(), seq);
   }
+}
+
+BatchStream::BatchStream(const RunData& data, bool bert, std::int64_t rows, std::int64_t seq, std::uint64_t seed,
+                         std::uint64_t first) {
+  require_enough_text(data, seq);
   batches_ = std::make_unique<Prefetcher<NamedTensors>>(
       [&data, bert, rows, seq, seed](std::uint64_t i) {
         const TokenSet& tokens = data.tokens;

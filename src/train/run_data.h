@@ -18,6 +18,9 @@ struct RunData {
 // is too short, both lengths. `note` gets a line for people about each stage.
 RunData load_run_data(const Recipe& recipe, TokenizerPtr known, const std::function<void(const std::string&)>& note);
 
+// Fails, naming both lengths, if the training part is shorter than one sequence and its last target.
+void require_enough_text(const RunData& data, std::int64_t seq);
+
 // Batches of a run, in order, prepared ahead by one thread. Batch i is a pure function of (data, recipe, i).
 class BatchStream {
  public:

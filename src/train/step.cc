@@ -1,5 +1,7 @@
 #include "train/step.h"
 
+#include <sys/sysinfo.h>
+
 #include <cstring>
 
 #include "base/rng.h"
@@ -54,6 +56,15 @@ void add_update(Graph& graph, const StepSpec& spec, const std::vector<Value>& we
 
 void copy_into(Tensor& to, const Tensor& from) { std::memcpy(to.raw(), from.raw(), to.bytes()); }
 
+// Where memory is promised freely, an allocation that is far too large succeeds and the process is killed when it touches it.
+void require_memory(const Executable& executable) {
+  struct sysinfo machine {};
+  if (::sysinfo(&machine) != 0) return;
+  const double have = (static_cast<double>(machine.totalram) + static_cast<double>(machine.totalswap)) * machine.mem_unit;
+  const auto need = static_cast<double>(executable.report().arena_bytes + executable.report().state_bytes);
+  if (need > have) fail(ErrorKind::resource, "out of memory: a training step needs {:.1f} GB, this machine has {:.1f}", need / 1e9, have / 1e9);
+}
+
 bool takes(const Session& session, const std::string& name) { return session.executable().graph().find_input(name).valid(); }
 
 }  // namespace
@@ -96,6 +107,7 @@ StepGraphs build_step(const StepSpec& spec) {
 Stepper::Stepper(const StepSpec& spec, const CompileOptions& options)
     : spec_(spec), graphs_(build_step(spec)), states_(std::make_shared<StateStore>()) {
   train_exe_ = compile(graphs_.train, {}, options);
+  require_memory(*train_exe_);
   train_ = std::make_unique<Session>(train_exe_, states_);
   if (spec.accumulation > 1) update_ = std::make_unique<Session>(compile(graphs_.update, {}, options), states_);
   CompileOptions eval_options = options;

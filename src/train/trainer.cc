@@ -130,6 +130,7 @@ class Run {
 
  private:
   void open_data();
+  void build_step();
   void choose_steps();
   void resume(const Checkpoint& checkpoint);
   void one_step(BatchStream& batches);
@@ -165,14 +166,15 @@ class Run {
 };
 
 void Run::open_data() {
-  const fs::path run_path = folder_ / "run.json", tokenizer_path = folder_ / "tokenizer.json";
-  if (options_.fresh) {
-    remove_checkpoints(folder_);
-    std::error_code ignored;
-    fs::remove(run_path, ignored);
+  const fs::path run_path = folder_ / "run.json", tokenizer_path = run_tokenizer_path(folder_);
+  remove_stale_temporaries(folder_);
+  // A fresh start takes nothing of what is there, but removes it only when nothing can fail any more.
+  std::optional<RunFile> run;
+  std::optional<Checkpoint> checkpoint;
+  if (!options_.fresh) {
+    run = RunFile::load(run_path);
+    checkpoint = load_newest_checkpoint(folder_);
   }
-  std::optional<RunFile> run = RunFile::load(run_path);
-  std::optional<Checkpoint> checkpoint = load_newest_checkpoint(folder_);
   const std::string former = checkpoint ? checkpoint->state.recipe : run ? run->recipe : "";
   const std::string difference = former.empty() ? "" : recipe_difference(Recipe::parse(former, run_path.string()), recipe_);
   if (!difference.empty()) {
@@ -182,9 +184,14 @@ void Run::open_data() {
     }
     run.reset();  // nothing was trained yet: start over
   }
+  const auto note = [&](const std::string& text) { line_.note(text); };
   TokenizerPtr known;
-  if (run && recipe_.tokenizer.empty() && fs::exists(tokenizer_path)) known = load_tokenizer(tokenizer_path);
-  data_ = load_run_data(recipe_, known, [&](const std::string& text) { line_.note(text); });
+  if (run && recipe_.tokenizer.empty()) {
+    // Runs of earlier versions kept their tokenizer in the model's place.
+    for (const fs::path& path : {tokenizer_path, folder_ / "tokenizer.json"})
+      if (!known && fs::exists(path)) known = load_tokenizer(path);
+  }
+  data_ = load_run_data(recipe_, known, note);
   const std::uint64_t former_hash = checkpoint ? checkpoint->state.data_hash : run ? run->data_hash : data_.hash;
   if (former_hash != data_.hash) {
     if (checkpoint) {
@@ -194,10 +201,34 @@ void Run::open_data() {
           folder_.string(), checkpoint->state.step);
     }
     run.reset();
+    if (known) data_ = load_run_data(recipe_, nullptr, note);  // that tokenizer was made from another text
   }
-  data_.tokenizer->save(tokenizer_path);
-
   config_ = recipe_.model_config(data_.tokenizer->vocab_size());
+  require_enough_text(data_, recipe_.sequence(config_));
+  build_step();
+
+  if (checkpoint) {
+    resume(*checkpoint);
+    return;
+  }
+  stepper_->initialize(recipe_.seed);
+  state_.steps = run ? run->steps : recipe_.steps;
+  if (!run && recipe_.minutes > 0) choose_steps();
+  state_.recipe = recipe_.to_toml();
+  state_.data_hash = data_.hash;
+  if (options_.fresh) {
+    std::error_code ignored;
+    fs::remove(run_path, ignored);  // first: a kill in between leaves checkpoints that go on without it
+    remove_checkpoints(folder_);
+  }
+  std::error_code error;
+  fs::create_directories(tokenizer_path.parent_path(), error);
+  if (error) fail(ErrorKind::io, "cannot create '{}': {}", tokenizer_path.parent_path().string(), error.message());
+  data_.tokenizer->save(tokenizer_path);
+  RunFile{state_.recipe, state_.steps, data_.hash}.save(run_path);
+}
+
+void Run::build_step() {
   const std::int64_t seq = recipe_.sequence(config_);
   StepSpec spec{
       .config = config_,
@@ -215,17 +246,6 @@ void Run::open_data() {
                          config_.hidden, config_.context, static_cast<double>(parameters_) / 1e6));
   validation_ = validation_batches(data_, bert(), recipe_.batch, seq, recipe_.validation_batches);
   if (validation_.empty()) line_.note("no validation: its part of the text is shorter than one sequence");
-
-  if (checkpoint) {
-    resume(*checkpoint);
-    return;
-  }
-  stepper_->initialize(recipe_.seed);
-  state_.steps = run ? run->steps : recipe_.steps;
-  if (!run && recipe_.minutes > 0) choose_steps();
-  state_.recipe = recipe_.to_toml();
-  state_.data_hash = data_.hash;
-  RunFile{state_.recipe, state_.steps, data_.hash}.save(run_path);
 }
 
 void Run::resume(const Checkpoint& checkpoint) {
@@ -436,7 +456,17 @@ TrainResult Run::train() {
 
 TrainResult train(const Recipe& recipe, const TrainOptions& options) {
   recipe.validate();
-  return Run(recipe, options).train();
+  std::string reason;
+  try {
+    return Run(recipe, options).train();
+  } catch (const std::bad_alloc&) {
+    reason = "out of memory";
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::resource || !std::string_view(error.what()).starts_with("out of memory")) throw;
+    reason = error.what();
+  }
+  fail(ErrorKind::resource, "{}; lower train.batch (it is {}; train.accumulation makes up for it), train.seq or model.layers, or set "
+       "train.memory_budget", reason, recipe.batch);
 }
 
 }  // namespace rhetor

@@ -71,8 +71,8 @@ struct TrainOptions {
   std::function<void(const TrainProgress&)> progress;     // replaces the progress line
 };
 // Trains, or continues from the newest good checkpoint in recipe.folder bit-identically (on as many threads). Writes run.json,
-// tokenizer.json, metrics.jsonl, loss.svg, checkpoints/step-N/ and at the end the model folder itself. A finished run returns at
-// once. SIGINT and SIGTERM save a checkpoint and return with `stopped`; a second one ends the process. Fails if the folder holds a
+// metrics.jsonl, loss.svg, checkpoints/ (step-N/ and the run's tokenizer) and at the end the model folder itself; a model that is
+// there from before stays usable until then. A finished run returns at once. SIGINT and SIGTERM save a checkpoint and return with `stopped`; a second one ends the process. Fails if the folder holds a
 // training of another recipe or text (naming the key), or is being trained in by another process. One training a process at a time.
 TrainResult train(const Recipe& recipe, const TrainOptions& options = {});
 

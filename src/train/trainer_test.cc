@@ -265,6 +265,7 @@ TEST(Trainer, OnNanStopRollbackAndSkip) {
     // Whatever happened, the newest checkpoint holds finite weights.
     const fs::path folder = fs::path(recipe.folder) / "checkpoints";
     for (const auto& entry : fs::directory_iterator(folder)) {
+      if (!entry.is_directory()) continue;
       for (const auto& [name, tensor] : load_safetensors(entry.path() / "state.safetensors").tensors) {
         for (std::int64_t i = 0; i < tensor.elements(); ++i) ASSERT_TRUE(std::isfinite(tensor.at(i))) << name;
       }

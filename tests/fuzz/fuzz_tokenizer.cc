@@ -4,14 +4,12 @@
 #include <string>
 
 #include "base/error.h"
+#include "seeds.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
 namespace {
 
-void require(bool ok) {
-  if (!ok) std::abort();
-}
 
 void check_promises(const rhetor::TokenizerPtr& tokenizer, const std::string& text) {
   const auto ids = tokenizer->encode(text);
