@@ -45,6 +45,10 @@ TEST(TokenizerJson, RoundTrips) {
   EXPECT_EQ(again->special("<|end|>"), t->special("<|end|>"));
 }
 
+TEST(TokenizerJson, NumberBeyondDoubleIsRefused) {
+  EXPECT_THROW(tokenizer_from_json("{\"model\": 1e4000}"), Error);
+}
+
 TEST(TokenizerJson, SavesAndLoadsFileAndFolder) {
   const auto folder = std::filesystem::path(testing::TempDir()) / "rhetor_tokenizer_test";
   std::filesystem::create_directories(folder);

@@ -28,6 +28,14 @@ TEST(Curve, IsOneSelfContainedPicture) {
   EXPECT_LT(svg.size(), 40'000u);  // thinned
 }
 
+TEST(Curve, ShowsTheRawLossAndNotOnlyItsAverage) {
+  MetricsHistory history;
+  for (std::int64_t i = 1; i <= 400; ++i) history.train.push_back({i, i % 2 ? 1.0 : 9.0});
+  EXPECT_THAT(loss_curve_svg(history, "noisy"), HasSubstr(">8</text>"));   // a tick near the height of the raw line
+  history.train[200].loss = 1e6;                                            // one spike does not press the rest flat
+  EXPECT_THAT(loss_curve_svg(history, "spike"), Not(HasSubstr("e+")));
+}
+
 TEST(Curve, SurvivesNothingAndNotANumber) {
   EXPECT_TRUE(loss_curve_svg({}, "empty").ends_with("</svg>\n"));
   MetricsHistory history;

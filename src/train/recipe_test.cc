@@ -70,6 +70,11 @@ TEST(Recipe, ErrorsNameKeyExpectedAndFound) {
   EXPECT_THAT(error_of(kFiles + "[model]\ncontext = 64\n[train]\nseq = 128\n"), HasSubstr("cannot be longer"));
 }
 
+TEST(Recipe, MalformedKeysAreErrorsNotAssertions) {
+  EXPECT_THROW(Recipe::parse("[!a]\nb = 1\n", "r"), Error);
+  EXPECT_THROW(Recipe::parse(std::string_view("[\0a]\nb = 1\n", 11), "r"), Error);
+}
+
 TEST(Recipe, DifferenceNamesTheKeyThatChangesTheResult) {
   const Recipe a = Recipe::parse(kFiles, "r.toml");
   EXPECT_EQ(recipe_difference(a, Recipe::parse(kFiles, "r.toml", {"output.keep_checkpoints=5", "output.folder=z"})), "");
