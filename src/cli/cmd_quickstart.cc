@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/quickstart_report.h"
+#include "cpu/kernel.h"
 #include "data/batches.h"
 #include "data/corpus.h"
 #include "generate/plan_model.h"
@@ -56,18 +57,19 @@ Recipe quickstart_recipe(const Source& source, const fs::path& folder, double mi
   Recipe recipe;
   recipe.family = "gpt2";
   recipe.layers = 4;
-  recipe.hidden = 192;
-  recipe.heads = 6;
+  recipe.hidden = 128;
+  recipe.heads = 4;
   recipe.context = 256;
   recipe.vocab = 1024;
   recipe.files = source.files;
   recipe.validation = 0.03;
-  recipe.batch = 16;
-  recipe.seq = 128;
-  recipe.lr = 2e-3;
+  // Many small steps learn a small text best in a given time: of eight shapes tried for 80 s, this had the lowest validation loss.
+  recipe.batch = 4;
+  recipe.lr = 3e-3;
+  if (cpu_isa() >= Isa::avx512_bf16) recipe.precision = "bf16";
   recipe.minutes = minutes;
-  recipe.validate_every = 100;
-  recipe.checkpoint_every = 200;
+  recipe.validate_every = 200;
+  recipe.checkpoint_every = 500;
   recipe.folder = folder.string();
   return recipe;
 }
