@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::int64_t kDecimalElements = 64;  // longer constants are written as hex: smaller, and quick to read
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out.append(1, '\\').append(1, c);
@@ -86,16 +86,16 @@ class Printer {
     for (std::int32_t i = 0; i < g.size(); ++i) {
       if (options_.scopes && g.node(i).scope != scope) {
         scope = g.node(i).scope;
-        std::string text = quoted(scope);  // escapes, without the quotes
+        std::string text = quote(scope);  // escapes, without the quotes
         out_.append(inner).append("#").append(scope.empty() ? "" : " ").append(text, 1, text.size() - 2).append("\n");
       }
       out_ += fmt::format("{}%{} = ", inner, i);
       g.is_input(i) ? input(g, i) : node(g, i, inner);
       out_ += '\n';
     }
-    for (const GraphOutput& o : g.outputs()) out_ += fmt::format("{}output {} = {}\n", inner, quoted(o.name), operand(o.value));
+    for (const GraphOutput& o : g.outputs()) out_ += fmt::format("{}output {} = {}\n", inner, quote(o.name), operand(o.value));
     for (const StateUpdate& u : g.updates())
-      out_ += fmt::format("{}update {} = {}\n", inner, quoted(g.input_name(u.state)), operand(u.value));
+      out_ += fmt::format("{}update {} = {}\n", inner, quote(g.input_name(u.state)), operand(u.value));
     out_.append(indent).append("}");
   }
 
@@ -108,9 +108,9 @@ class Printer {
   }
 
   void input(const Graph& g, std::int32_t i) {
-    out_.append(name(g.input_kind(i))).append(" ").append(quoted(g.input_name(i)));
+    out_.append(name(g.input_kind(i))).append(" ").append(quote(g.input_name(i)));
     const std::string& init = g.node(i).attrs.s("init");
-    if (!init.empty()) out_.append(" init ").append(quoted(init));
+    if (!init.empty()) out_.append(" init ").append(quote(init));
     out_.append(" : ").append(g.node(i).outputs[0].str());
   }
 
@@ -137,7 +137,7 @@ class Printer {
       case AttrKind::integer: out_ += std::to_string(std::get<std::int64_t>(value)); return;
       case AttrKind::real: out_ += real_text(std::get<double>(value)); return;
       case AttrKind::boolean: out_ += std::get<bool>(value) ? "true" : "false"; return;
-      case AttrKind::text: out_ += quoted(std::get<std::string>(value)); return;
+      case AttrKind::text: out_ += quote(std::get<std::string>(value)); return;
       case AttrKind::dtype: out_ += name(std::get<DType>(value)); return;
       case AttrKind::tensor: out_ += tensor_text(std::get<Tensor>(value), options_.max_constant_elements); return;
       case AttrKind::graph: graph(*std::get<GraphPtr>(value), indent); return;

@@ -97,7 +97,8 @@ TEST(Forward, NothingOfAModelRunsTheReference) {
     const ModelConfig c = tiny(family);
     const Task task = c.family == "bert" ? Task::hidden : Task::cached;
     const Graph g = build_model(c, {.task = task, .batch = 2, .seq = 4});
-    for (const auto& choice : compile(g, init_weights(g, 1))->report().choices)
+    const ExecutablePtr exe = compile(g, init_weights(g, 1));
+    for (const auto& choice : exe->report().choices)
       EXPECT_NE(choice.kernel, "reference") << family << " node " << choice.node;
   }
 }

@@ -210,7 +210,7 @@ TEST(Server, AnswersEveryRoute) {
   const Reply whole = ask(port, post("/v1/completions", plain_body(12, false)));
   expect_completion(whole, false);
   // The same seed gives the same text, streamed or not.
-  EXPECT_EQ(expect_stream(ask(port, post("/v1/completions", plain_body(12, true))), false), Json::parse(whole.body)["choices"][0]["text"]);
+  EXPECT_EQ(expect_stream(ask(port, post("/v1/completions", plain_body(12, true))), false), Json::parse(whole.body)["choices"][0]["text"].get<std::string>());
   expect_stream(ask(port, post("/v1/chat/completions", kChat)), true);
 }
 

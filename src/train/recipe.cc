@@ -218,7 +218,32 @@ void assign(Recipe& recipe, const Key& key, const toml::node& node, std::string_
       key.field);
 }
 
+// TOML allows characters beyond ASCII in strings and comments only; toml++ 3.3 has undefined behaviour on some of them elsewhere.
+void refuse_stray_characters(std::string_view text, std::string_view where) {
+  int line = 1;
+  for (std::size_t i = text.starts_with("\xef\xbb\xbf") ? 3 : 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      ++line;
+    } else if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+    } else if (c == '"' || c == '\'') {
+      const bool block = text.size() - i >= 3 && text[i + 1] == c && text[i + 2] == c;
+      const std::string_view end = text.substr(i, block ? 3 : 1);
+      for (i += end.size(); i < text.size() && text.substr(i, end.size()) != end; ++i) {
+        if (text[i] == '\n') ++line;
+        if (text[i] == '\n' && !block) break;   // not closed: toml++ says so
+        if (text[i] == '\\' && c == '"') ++i;
+      }
+      i += end.size() - 1;
+    } else if (static_cast<unsigned char>(c) >= 0x80) {
+      fail("{}: line {}: a character that is not ASCII stands outside quotes; put the text in \"quotes\"", where, line);
+    }
+  }
+}
+
 toml::table parse_toml(std::string_view text, std::string_view where) {
+  refuse_stray_characters(text, where);
   try {
     return toml::parse(text);
   } catch (const toml::parse_error& error) {
