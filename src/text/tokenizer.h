@@ -14,6 +14,15 @@ namespace rhetor {
 
 using TokenId = std::int32_t;
 
+// Tokens with where they come from.
+struct Encoding {
+  struct Range { std::uint32_t begin = 0, end = 0; };   // bytes of the original text; {0,0} for what the template added
+  std::vector<TokenId> ids;
+  std::vector<std::int32_t> segments;                   // 0 or 1: the text of a pair it belongs to (BERT's token types)
+  std::vector<Range> ranges;
+  std::vector<std::uint8_t> added;                      // 1: put there by the template ([CLS], [SEP]), not part of a text
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -21,6 +30,11 @@ class Tokenizer {
   virtual std::int64_t vocab_size() const = 0;
   // Any bytes are legal text (byte-level): decode(encode(x)) == x. Special tokens in the text are recognised only if `specials`.
   virtual std::vector<TokenId> encode(std::string_view text, bool specials = false) const = 0;
+  // The same ids as encode(text, false) with the ranges they cover; no template.
+  virtual Encoding encode_ranges(std::string_view text) const;
+  // One text or a pair as the model wants it, e.g. "[CLS] a [SEP] b [SEP]"; `pair` null = one text. Without a template of its own: the texts one
+  // after the other, between "<|cls|>" and "<|sep|>" if the vocabulary has them.
+  virtual Encoding encode_template(std::string_view text, const std::string_view* pair = nullptr) const;
   // The bytes of one token ("" for ids out of range). Special tokens give their text.
   virtual std::string token_bytes(TokenId id) const = 0;
   virtual bool is_special(TokenId id) const = 0;
