@@ -14,6 +14,7 @@ import venv
 import harness
 
 LONG_WORD = "harbour "
+KEY = "browser-test-secret"
 
 
 def skip(why):
@@ -21,7 +22,7 @@ def skip(why):
     sys.exit(0)
 
 
-def check_page(url, chromium):
+def check_page(url, locked_url, chromium):
     """Runs inside the environment that has playwright."""
     from playwright.sync_api import sync_playwright, expect
 
@@ -161,6 +162,28 @@ def check_page(url, chromium):
         page.context.set_offline(False)
         step("a service that is gone")
 
+        # A service that wants an API key: the page asks for it and remembers it until the tab is closed.
+        locked = browser.new_page()
+        locked.on("pageerror", lambda error: complaints.append(str(error)))
+        locked.goto(locked_url)
+        expect(locked.locator("#key")).to_be_visible()
+        locked.fill("#text", "Hello")
+        locked.press("#text", "Enter")
+        expect(locked.locator(".error")).to_contain_text("API key")
+        locked.fill("#key", KEY)
+        locked.press("#key", "Enter")
+        expect(locked.locator("#model option")).to_have_count(2)
+        locked.select_option("#model", "second")
+        locked.reload()
+        expect(locked.locator("#model option")).to_have_count(2)
+        locked.select_option("#model", "second")
+        locked.fill("#text", "Hello")
+        locked.press("#text", "Enter")
+        expect(locked.locator("#send")).to_have_text("Send", timeout=60_000)
+        assert locked.locator(".error").count() == 0, locked.inner_text(".error")
+        assert locked.locator(".assistant").count() == 1
+        step("a service with keys and two models")
+
         assert not complaints, complaints
         assert not foreign, f"the page asked other hosts: {foreign}"
         browser.close()
@@ -178,8 +201,10 @@ def main():
         if subprocess.run([python, "-m", "pip", "install", "-q", "playwright"]).returncode != 0:
             skip("playwright cannot be installed from the Python registry")
     plan = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else harness.model() / "model.plan"
-    with harness.Service(plan) as service:
-        done = subprocess.run([python, __file__, "--inside", service.url, chromium], timeout=300)
+    keys = harness.SCRATCH / "keys"
+    keys.write_text(f"browser {KEY}\n")
+    with harness.Service(plan) as service, harness.Service(plan, plan, "--name", "first", "--name", "second", "--api-key-file", keys) as locked:
+        done = subprocess.run([python, __file__, "--inside", service.url, locked.url, chromium], timeout=300)
     sys.exit(done.returncode)
 
 

@@ -3,7 +3,7 @@
 
 # What the build links against; what the tests use besides; what lint and sanitizer runs use besides.
 packages_build="g++ cmake ninja-build pkg-config libfmt-dev libxxhash-dev libhwy-dev libdnnl-dev ocl-icd-opencl-dev
-  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libboost-dev libpcre2-dev zlib1g-dev liblzma-dev libzstd-dev
+  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libboost-dev libpcre2-dev libutf8proc-dev zlib1g-dev liblzma-dev libzstd-dev
   libgtest-dev libgmock-dev"
 packages_test="python3 python3-venv curl xz-utils zstd gzip git"
 

@@ -5,6 +5,7 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "measure/bench.h"
+#include "runtime/tune.h"
 
 namespace rhetor {
 
@@ -12,6 +13,7 @@ int cmd_bench(int argc, const char* const* argv) {
   std::string what, json;
   BenchOptions options;
   std::int64_t threads = 0;
+  bool tune = false, no_tune = false;
   Args args("bench", "Measures. Every row carries its floor: the time that operations and bytes alone would take on this machine.",
             "  rhetor bench ops --filter matmul\n"
             "  rhetor bench model --model bert-base --device cpu --dtype f32 --seq 128 --batch 1 --threads 2 --json result.json\n"
@@ -20,7 +22,7 @@ int cmd_bench(int argc, const char* const* argv) {
   args.positional("what", what, "ops, model, train or generate")
       .option("--model", options.model, "preset (random weights) or model folder")
       .choice("--device", options.device, "where to run", {"cpu"})
-      .choice("--dtype", options.dtype, "precision of contractions", {"f32", "bf16", "int8"})
+      .choice("--dtype", options.dtype, "precision of contractions; int4: weights in 4 bits, arithmetic in 8", {"f32", "bf16", "int8", "int4"})
       .option("--seq", options.seq, "tokens a sequence", 1, 1 << 20)
       .option("--batch", options.batch, "sequences", 1, 1 << 16)
       .option("--prompt", options.prompt, "generate: prompt tokens", 1, 1 << 20)
@@ -28,8 +30,11 @@ int cmd_bench(int argc, const char* const* argv) {
       .option("--filter", options.filter, "ops: only names that contain this")
       .option("--seconds", options.seconds, "measuring time a row", 0.01, 3600.0)
       .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
+      .flag("--tune", tune, "measure the ways to run each contraction on this machine and keep the fastest (once; results do not change)")
+      .flag("--no-tune", no_tune, "take nothing from the tuning cache")
       .option("--json", json, "write the result to this file");
   if (!args.parse(argc, argv)) return 0;
+  set_tuning_flags(tune, no_tune);
   options.threads = static_cast<int>(threads);
   if (threads > 0) set_default_threads(static_cast<int>(threads));
   BenchResult result;

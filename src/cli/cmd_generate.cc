@@ -2,8 +2,10 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
@@ -30,55 +32,100 @@ bool read_line(std::string& line) {
   return !line.empty();
 }
 
+using Json = nlohmann::ordered_json;
+
+Json token_json(const Tokenizer& tokenizer, TokenId id, double logprob) {
+  return {{"token", tokenizer.token_bytes(id)}, {"id", id}, {"logprob", logprob}};
+}
+
+Json answer_json(const Tokenizer& tokenizer, const Generation& answer) {
+  Json out = {{"text", answer.text}, {"tokens", answer.tokens.size()}, {"finish", name(answer.finish)}};
+  if (answer.score != 0) out["score"] = answer.score;
+  for (const TokenLogprob& token : answer.logprobs) {
+    Json row = token_json(tokenizer, token.id, token.logprob);
+    for (const auto& [id, logprob] : token.top) row["top"].push_back(token_json(tokenizer, id, logprob));
+    out["logprobs"].push_back(std::move(row));
+  }
+  return out;
+}
+
+void write_answers(const std::string& path, const Tokenizer& tokenizer, const std::vector<Generation>& answers) {
+  if (path.empty()) return;
+  const Generation& first = answers[0];
+  Json json = {{"text", first.text},
+               {"prompt_tokens", first.prompt_tokens},
+               {"tokens", first.tokens.size()},
+               {"finish", name(first.finish)},
+               {"first_token_ms", first.first_token_ms},
+               {"total_ms", first.total_ms},
+               {"tokens_per_s", first.tokens_per_s()}};
+  for (const Generation& answer : answers) json["answers"].push_back(answer_json(tokenizer, answer));
+  write_file_atomic(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+// One line a token: its text, its log-probability, the likeliest others.
+void print_logprobs(const Tokenizer& tokenizer, const Generation& answer) {
+  const auto shown = [&](TokenId id) { return Json(tokenizer.token_bytes(id)).dump(-1, ' ', false, Json::error_handler_t::replace); };
+  for (const TokenLogprob& token : answer.logprobs) {
+    fmt::print("{:>9.4f}  {}", token.logprob, shown(token.id));
+    for (const auto& [id, logprob] : token.top) fmt::print("   {} {:.4f}", shown(id), logprob);
+    fmt::print("\n");
+  }
+}
+
 }  // namespace
 
 int cmd_generate(int argc, const char* const* argv) {
   std::string path, prompt, json;
-  Sampling sampling;
-  std::int64_t seed = 0, threads = 0;
+  SamplingArgs sampling_args;
+  std::int64_t threads = 0;
   bool chat = false, quiet = false;
   Args args("generate", "Continues a prompt, streaming. MODEL is a model folder or a plan file.",
             "  rhetor generate runs/quickstart \"The harbour\"\n"
-            "  rhetor generate runs/quickstart/model.plan \"Who keeps the lighthouse?\" --chat --temperature 0");
+            "  rhetor generate runs/quickstart/model.plan \"Who keeps the lighthouse?\" --chat --temperature 0\n"
+            "  rhetor generate runs/quickstart \"The harbour\" --beams 4 --n 2 --logprobs 3");
   args.positional("model", path, "model folder or plan file").positional("prompt", prompt, "text to continue");
-  add_sampling(args, sampling, seed);
+  sampling_args.add_to(args);
+  sampling_args.add_answers_to(args);
   args.flag("--chat", chat, "treat the prompt as a user's message")
       .flag("--quiet", quiet, "print the continuation only")
       .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write text and timings to this file");
   if (!args.parse(argc, argv)) return 0;
   if (threads > 0) set_default_threads(static_cast<int>(threads));
-  sampling.seed = static_cast<std::uint64_t>(seed);
-  sampling.validate();
+  const Sampling sampling = sampling_args.get();
   const LanguageModelPtr model = open_language_model(path);
   const std::string text = chat ? render_chat({{"user", prompt}}, true) : prompt;
-  if (!chat && !quiet) print_piece(prompt);
-  const Generation result = generate(*model, model->tokenizer()->encode(text, chat), sampling, print_piece);
-  fmt::print("\n");
-  if (!quiet)
-    fmt::print(stderr, "[{} tokens, first after {:.1f} ms, {:.0f} tokens/s, finish: {}]\n", result.tokens.size(), result.first_token_ms,
-               result.tokens_per_s(), name(result.finish));
-  write_json(json, {{"text", result.text},
-                    {"prompt_tokens", result.prompt_tokens},
-                    {"tokens", static_cast<std::int64_t>(result.tokens.size())},
-                    {"finish", std::string(name(result.finish))},
-                    {"first_token_ms", result.first_token_ms},
-                    {"total_ms", result.total_ms},
-                    {"tokens_per_s", result.tokens_per_s()}});
+  const std::vector<TokenId> ids = model->tokenizer()->encode(text, chat);
+  std::vector<Generation> answers;
+  if (sampling.n == 1) {
+    if (!chat && !quiet) print_piece(prompt);
+    answers.push_back(generate(*model, ids, sampling, print_piece));
+    fmt::print("\n");
+  } else {
+    answers = generate_n(*model, ids, sampling);
+  }
+  for (const Generation& answer : answers) {
+    if (sampling.n > 1) fmt::print("{}[{}] {}{}\n", answer.index ? "\n" : "", answer.index + 1, chat || quiet ? "" : prompt, answer.text);
+    print_logprobs(*model->tokenizer(), answer);
+    if (quiet) continue;
+    const std::string score = sampling.beams > 1 ? fmt::format(", score {:.4f}", answer.score) : "";
+    fmt::print(stderr, "[{} tokens, first after {:.1f} ms, {:.0f} tokens/s, finish: {}{}]\n", answer.tokens.size(), answer.first_token_ms,
+               answer.tokens_per_s(), name(answer.finish), score);
+  }
+  write_answers(json, *model->tokenizer(), answers);
   return 0;
 }
 
 int cmd_chat(int argc, const char* const* argv) {
   std::string path, system;
-  Sampling sampling;
-  std::int64_t seed = 0;
+  SamplingArgs sampling_args({.temperature = 0.5});
   Args args("chat", "Talks to a model in the terminal. An empty line or Ctrl-D ends; /reset forgets the conversation.",
             "  rhetor chat runs/quickstart/model.plan");
   args.positional("model", path, "model folder or plan file").option("--system", system, "how the model should behave");
-  sampling.temperature = 0.5;
-  add_sampling(args, sampling, seed);
+  sampling_args.add_to(args);
   if (!args.parse(argc, argv)) return 0;
-  sampling.seed = static_cast<std::uint64_t>(seed);
+  Sampling sampling = sampling_args.get();
   const LanguageModelPtr model = open_language_model(path);
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) fmt::print("{} ({} parameters on disk). Say something; an empty line ends.\n", model->name(), human_bytes(model->weight_bytes()));

@@ -1,4 +1,4 @@
-// rhetor eval, compress, compile, explain: what is done to a finished model.
+// rhetor compress, compile, explain: what is done to a finished model.
 #include <cmath>
 
 #include "base/error.h"
@@ -8,53 +8,33 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "compress/compress.h"
-#include "eval/perplexity.h"
 #include "generate/generator.h"
 #include "generate/plan_model.h"
 #include "models/explain.h"
 #include "runtime/plan.h"
+#include "runtime/tune.h"
 
 namespace rhetor {
 
-int cmd_eval(int argc, const char* const* argv) {
-  std::string path, task = "perplexity", data, json;
-  std::int64_t limit = 0, threads = 0;
-  Args args("eval", "Measures a model on a task.", "  rhetor eval runs/quickstart --task perplexity --data book.txt --json result.json");
-  args.positional("model", path, "model folder or plan file")
-      .choice("--task", task, "what to measure", {"perplexity"})
-      .option("--data", data, "text or JSONL, plain or compressed")
-      .option("--max-tokens", limit, "stop after this many tokens, 0 = all", 0, std::int64_t{1} << 40)
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
-      .option("--json", json, "write the result to this file");
-  if (!args.parse(argc, argv)) return 0;
-  if (data.empty()) fail("rhetor eval --task perplexity needs a text: give it with --data FILE");
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
-  const PerplexityResult result = perplexity(std::filesystem::path(path), data, limit);
-  fmt::print("loss {:.4f} nats a token, perplexity {:.3f}, {:.4f} bits a byte ({} tokens, {} bytes, {:.1f} s)\n", result.loss,
-             result.perplexity, result.bits_per_byte, result.tokens, result.bytes, result.seconds);
-  write_json(json, {{"loss", result.loss},
-                    {"perplexity", result.perplexity},
-                    {"bits_per_byte", result.bits_per_byte},
-                    {"tokens", result.tokens},
-                    {"bytes", result.bytes},
-                    {"seconds", result.seconds}});
-  return 0;
-}
-
 int cmd_compress(int argc, const char* const* argv) {
   std::string path, output, text, json;
-  bool int8 = false;
+  bool int8 = false, int4 = false, int4_head = false;
   Args args("compress", "Makes a model smaller and faster; prints size, loss and speed before and after.",
-            "  rhetor compress runs/quickstart --int8 -o runs/quickstart/int8 --text book.txt");
+            "  rhetor compress runs/quickstart --int8 -o runs/quickstart/int8 --text book.txt\n"
+            "  rhetor compress runs/quickstart --int4 -o runs/quickstart/int4 --text book.txt");
   args.positional("model", path, "model folder")
       .flag("--int8", int8, "8-bit weights (per output channel), 8-bit activations (per row, at run time)")
+      .flag("--int4", int4, "4-bit weights in groups of 32 (f16 scales); the vocabulary's stay 8-bit; 8-bit activations by the same groups")
+      .flag("--int4-head", int4_head, "as --int4, the vocabulary's weights (head, tied embedding) in 4 bits too")
       .option("-o,--output", output, "model folder to write")
       .option("--text", text, "text to measure the loss on")
       .option("--json", json, "write the report to this file");
   if (!args.parse(argc, argv)) return 0;
-  if (!int8) fail("rhetor compress needs a method; --int8 is the one there is");
+  if (int{int8} + int{int4} + int{int4_head} != 1) fail("rhetor compress needs one method: --int8, --int4 or --int4-head");
   if (output.empty()) fail("rhetor compress needs an output folder: -o FOLDER");
-  const CompressReport report = compress_int8(path, output, text);
+  const CompressReport report = compress(path, output, text, [&](const Model& model) {
+    return int8 ? quantize_int8(model) : quantize_int4(model, int4_head);
+  });
   fmt::print("{:<22}{:>12}{:>12}\n", "", "before", "after");
   fmt::print("{:<22}{:>12}{:>12}\n", "weights", human_bytes(report.bytes_before), human_bytes(report.bytes_after));
   if (report.loss_note.empty()) {
@@ -84,12 +64,16 @@ int cmd_compress(int argc, const char* const* argv) {
 int cmd_compile(int argc, const char* const* argv) {
   std::string path, output;
   std::int64_t batch = 4;
+  bool tune = false, no_tune = false;
   Args args("compile", "Compiles a model folder into one plan file that starts fast.",
             "  rhetor compile runs/quickstart/int8 -o runs/quickstart/model.plan");
   args.positional("model", path, "model folder")
       .option("-o,--output", output, "plan file to write")
-      .option("--max-batch", batch, "largest number of sequences decoded together", 1, 256);
+      .option("--max-batch", batch, "largest number of sequences decoded together", 1, 256)
+      .flag("--tune", tune, "measure the ways to run each contraction on this machine and keep the fastest (once; results do not change)")
+      .flag("--no-tune", no_tune, "take nothing from the tuning cache");
   if (!args.parse(argc, argv)) return 0;
+  set_tuning_flags(tune, no_tune);
   if (output.empty()) fail("rhetor compile needs a plan file to write: -o FILE.plan");
   std::vector<std::int64_t> batches;
   for (std::int64_t b = 1; b <= batch; b *= 2) batches.push_back(b);

@@ -10,7 +10,7 @@
 namespace rhetor {
 
 int cmd_train(int argc, const char* const* argv) {
-  std::string recipe_file, json;
+  std::string recipe_file, json, record;
   std::vector<std::string> overrides;
   std::int64_t threads = 0;
   TrainOptions options;
@@ -23,15 +23,19 @@ int cmd_train(int argc, const char* const* argv) {
       .flag("--fresh", options.fresh, "start anew, ignoring checkpoints")
       .flag("--quiet", options.quiet, "no progress line")
       .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
+      .option("--record", record, "write the first weights and every batch to this folder, to compare a run with another program's")
       .option("--json", json, "write the result to this file");
   if (!args.parse(argc, argv)) return 0;
   if (threads > 0) set_default_threads(static_cast<int>(threads));
   const Recipe recipe = Recipe::load(recipe_file, overrides);
+  options.record = record;
   const TrainResult result = train(recipe, options);
   fmt::print("{} after {} steps: loss {:.4f} -> {:.4f}, validation {:.4f}, {:.0f} tokens/s\nmodel   {}\ncurve   {}\nmetrics {}\n",
              result.stopped ? "stopped" : "finished", result.steps, result.first_loss, result.last_loss, result.validation_loss,
              result.tokens_per_s, result.model_folder.string(), result.curve_file.string(), result.metrics_file.string());
-  write_json(json, {{"steps", result.steps},
+  for (const auto& [name, value] : result.metrics) fmt::print("{:<8}{:.4f}\n", name, value);
+  std::vector<JsonField> fields = {{"steps", result.steps},
+                    {"best_step", result.best_step},
                     {"tokens", result.tokens},
                     {"parameters", result.parameters},
                     {"first_loss", result.first_loss},
@@ -39,7 +43,9 @@ int cmd_train(int argc, const char* const* argv) {
                     {"validation_loss", result.validation_loss},
                     {"seconds", result.seconds},
                     {"tokens_per_s", result.tokens_per_s},
-                    {"model", result.model_folder.string()}});
+                    {"model", result.model_folder.string()}};
+  for (const auto& [name, value] : result.metrics) fields.emplace_back("validation_" + name, value);
+  write_json(json, fields);
   return 0;
 }
 

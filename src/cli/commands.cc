@@ -48,13 +48,18 @@ const std::vector<Command>& commands() {
       {"train", "train a model from a recipe", cmd_train},
       {"generate", "continue a prompt", cmd_generate},
       {"chat", "talk to a model in the terminal", cmd_chat},
+      {"ask", "find the answer to a question in a passage", cmd_ask},
+      {"embed", "turn texts into vectors", cmd_embed},
+      {"rank", "order documents by how well they answer a query", cmd_rank},
       {"eval", "measure a model on a task", cmd_eval},
       {"compress", "make a model smaller and faster, and say what it cost", cmd_compress},
       {"compile", "turn a model folder into one plan file", cmd_compile},
       {"explain", "show what the compiler did and why", cmd_explain},
       {"serve", "answer over HTTP, OpenAI-style, with a chat page", cmd_serve},
       {"bench", "measure ops, models, training and generation", cmd_bench},
+      {"data", "encode texts into token folders, look at one", cmd_data},
       {"recipe", "print the recipe reference, or check a recipe", cmd_recipe},
+      {"tokenizer", "train a tokenizer, look at one, encode texts", cmd_tokenizer},
   };
   return list;
 }

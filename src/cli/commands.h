@@ -13,12 +13,17 @@ int cmd_train(int argc, const char* const* argv);
 int cmd_generate(int argc, const char* const* argv);
 int cmd_chat(int argc, const char* const* argv);
 int cmd_eval(int argc, const char* const* argv);
+int cmd_ask(int argc, const char* const* argv);
+int cmd_embed(int argc, const char* const* argv);
+int cmd_rank(int argc, const char* const* argv);
 int cmd_compress(int argc, const char* const* argv);
 int cmd_compile(int argc, const char* const* argv);
 int cmd_explain(int argc, const char* const* argv);
 int cmd_serve(int argc, const char* const* argv);
 int cmd_bench(int argc, const char* const* argv);
+int cmd_data(int argc, const char* const* argv);
 int cmd_recipe(int argc, const char* const* argv);
+int cmd_tokenizer(int argc, const char* const* argv);
 
 struct Command {
   std::string_view name, summary;

@@ -1,18 +1,28 @@
-// The generation options that generate, chat and quickstart share.
+// The generation options that generate and chat share.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "cli/args.h"
 #include "generate/generator.h"
 
 namespace rhetor {
 
-inline void add_sampling(Args& args, Sampling& sampling, std::int64_t& seed) {
-  args.option("--temperature", sampling.temperature, "0 = always the likeliest token", 0.0, 100.0)
-      .option("--top-k", sampling.top_k, "sample among the k likeliest tokens, 0 = all", 0, 1 << 20)
-      .option("--top-p", sampling.top_p, "sample among the likeliest tokens that make up this probability", 0.0, 1.0)
-      .option("--max-tokens", sampling.max_tokens, "longest answer", 1, 1 << 20)
-      .option("--stop", sampling.stop, "end before this text (repeatable)")
-      .option("--seed", seed, "same seed, same text", 0, std::int64_t{1} << 62);
-}
+// Lives until the command line is parsed: the options write into it.
+class SamplingArgs {
+ public:
+  explicit SamplingArgs(Sampling defaults = {}) : sampling_(std::move(defaults)) {}
+  void add_to(Args& args);
+  // Beam search, several answers, log-probabilities: what a conversation has no use for.
+  void add_answers_to(Args& args);
+  // After parsing: checked, as validate() does.
+  Sampling get() const;
+
+ private:
+  Sampling sampling_;
+  std::int64_t seed_ = 0, top_logprobs_ = -1;
+  std::vector<std::string> biases_;
+};
 
 }  // namespace rhetor

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -12,30 +12,6 @@
 
 namespace rhetor {
 namespace {
-
-// w [n,k], or [k,n] if not `transposed`, as int8 rows of output channels. The rule is ops.h's quantize_rows: half to even, scale
-// max|w| / 127, so a model quantised when it is compiled and one quantised here give the same numbers.
-void quantize_weight(const Tensor& w, bool transposed, Tensor& q, Tensor& scale) {
-  const std::int64_t n = w.shape()[transposed ? 0 : 1], k = w.shape()[transposed ? 1 : 0];
-  const std::int64_t row_stride = transposed ? k : 1, stride = transposed ? 1 : n;
-  const Tensor values = w.dtype() == DType::f32 ? w : w.cast(DType::f32);
-  const auto from = values.data<float>();
-  q = Tensor::uninitialized({DType::i8, Shape{n, k}});
-  scale = Tensor::uninitialized({DType::f32, Shape{n}});
-  auto to = q.data<std::int8_t>();
-  auto scales = scale.data<float>();
-  for (std::int64_t row = 0; row < n; ++row) {
-    const float* x = from.data() + row * row_stride;
-    float largest = 0;
-    for (std::int64_t i = 0; i < k; ++i) largest = std::max(largest, std::fabs(x[i * stride]));
-    const float step = largest > 0 ? largest / 127.0f : 1.0f;
-    scales[static_cast<std::size_t>(row)] = step;
-    for (std::int64_t i = 0; i < k; ++i) {
-      const float rounded = std::nearbyint(x[i * stride] / step);
-      to[static_cast<std::size_t>(row * k + i)] = static_cast<std::int8_t>(std::clamp(rounded, -127.0f, 127.0f));
-    }
-  }
-}
 
 std::uint64_t weight_file_bytes(const std::filesystem::path& folder) {
   return std::filesystem::file_size(folder / "model.safetensors");
@@ -112,28 +88,14 @@ Measured measure(const ModelPtr& model, const std::filesystem::path& text, bool 
 
 }  // namespace
 
-Model quantize_int8(const Model& model) {
-  if (!model.config.quantization.empty())
-    fail("the model '{}' is already quantised ({}); give the original", model.name, model.config.quantization);
-  Model out = model;
-  out.config.quantization = "int8";
-  // The models room decides, weight by weight, and tells the loader and the compiler the same.
-  for (const auto& [weight, transposed] : int8_weights(model.config)) {
-    const auto node = out.weights.extract(weight);
-    if (node.empty()) continue;  // a head that this folder lacks
-    quantize_weight(node.mapped(), transposed, out.weights[weight + ".int8"], out.weights[weight + ".scale"]);
-  }
-  return out;
-}
-
-CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output,
-                             const std::filesystem::path& text) {
+CompressReport compress(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text,
+                        const std::function<Model(const Model&)>& quantize) {
   std::error_code error;
   if (std::filesystem::equivalent(input, output, error)) {
     fail("the compressed model would overwrite its source '{}'; choose another output folder", input.string());
   }
   const ModelPtr before = load_model(input);
-  Model small = quantize_int8(*before);
+  Model small = quantize(*before);
   small.name = output.filename().empty() ? output.parent_path().filename().string() : output.filename().string();
   save_model(output, small);
   const ModelPtr after = load_model(output);  // what is measured is what is on the disk

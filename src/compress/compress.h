@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "models/model.h"
@@ -23,8 +24,16 @@ struct CompressReport {
 // embedding too); other embeddings, biases and norms stay as they are.
 // Weight "x" [k,n] or [n,k] becomes "x.int8" i8 [n,k] and "x.scale" f32 [n].
 Model quantize_int8(const Model& model);
+// Symmetric int4 in groups of 32 weights along the summed dim, an f16 scale a group, chosen for the least square error. Activations are
+// quantised to int8 by the same groups at run time. What holds the vocabulary (head, tied embedding) is int8 as above unless `head`.
+// Weight "x" becomes "x.int4" u8 [n,k/2] and "x.scale" f16 [n,k/32].
+Model quantize_int4(const Model& model, bool head = false);
 
-// Compresses `input` into `output` and measures both; `text` (may be empty) is the evaluation text.
-CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text);
+// Compresses `input` into `output` by one of the functions above and measures both; `text` (may be empty) is the evaluation text.
+CompressReport compress(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text,
+                        const std::function<Model(const Model&)>& quantize);
+inline CompressReport compress_int8(const std::filesystem::path& input, const std::filesystem::path& output, const std::filesystem::path& text) {
+  return compress(input, output, text, quantize_int8);
+}
 
 }  // namespace rhetor

@@ -13,6 +13,7 @@
 #include "generate/generator.h"
 #include "ops/ops.h"
 #include "passes/grad.h"
+#include "runtime/plan.h"
 
 namespace rhetor {
 namespace {
@@ -142,6 +143,86 @@ TEST_F(Compress, RefusesWhatItCannotDo) {
   EXPECT_THROW(compress_int8(folder_ / "full", folder_ / "full", ""), Error);
   EXPECT_THROW(quantize_int8(quantize_int8(*model_)), Error);
   EXPECT_THROW(compress_int8(folder_ / "none", folder_ / "int8", ""), Error);
+}
+
+TEST_F(Compress, Int4IsSmallerAndLosesLittle) {
+  const auto reduce = [&](const char* name, const std::function<Model(const Model&)>& quantize) {
+    return compress(folder_ / "full", folder_ / name, text_, quantize);
+  };
+  const CompressReport eight = reduce("eight", quantize_int8);
+  const CompressReport four = reduce("four", [](const Model& m) { return quantize_int4(m); });
+  const CompressReport head = reduce("four-head", [](const Model& m) { return quantize_int4(m, true); });
+  EXPECT_LT(four.bytes_after, eight.bytes_after * 3 / 4);  // 4.5 bits of 8, but for the table, positions, biases and norms
+  EXPECT_LT(head.bytes_after, four.bytes_after);
+  EXPECT_NEAR(four.loss_after, four.loss_before, 0.1);
+  EXPECT_NEAR(head.loss_after, head.loss_before, 0.3);
+  EXPECT_NE(four.loss_after, head.loss_after);
+  const ModelPtr small = load_model(folder_ / "four");
+  EXPECT_EQ(small->config.quantization, "int4");
+  EXPECT_TRUE(small->weights.contains("wte.weight.int8"));
+  EXPECT_TRUE(load_model(folder_ / "four-head")->weights.contains("wte.weight.int4"));
+  const Generation answer =
+      generate(*make_language_model(small), model_->tokenizer->encode("the cat and"), {.temperature = 0, .max_tokens = 12});
+  EXPECT_GT(answer.tokens.size(), 0u);
+}
+
+TEST_F(Compress, Int4GroupsAreNearTheirBestScale) {
+  const Model small = quantize_int4(*model_, true);
+  int matrices = 0;
+  for (const auto& [name, q] : small.weights) {
+    if (!name.ends_with(".int4")) continue;
+    const std::string base = name.substr(0, name.size() - 5);
+    const Tensor &w = model_->weights.at(base), &scale = small.weights.at(base + ".scale");
+    const std::int64_t n = q.shape()[0], k = 2 * q.shape()[1];
+    const bool transposed = base == "wte.weight";
+    double error = 0, plain = 0;
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t g = 0; g < k / 32; ++g) {
+        const auto exact = [&](std::int64_t j) { return w.at(transposed ? i * k + g * 32 + j : (g * 32 + j) * n + i); };
+        double greatest = 0;
+        for (std::int64_t j = 0; j < 32; ++j) greatest = std::max(greatest, std::fabs(exact(j)));
+        for (std::int64_t j = 0; j < 32; ++j) {
+          const auto byte = static_cast<unsigned>(q.at((i * k + g * 32 + j) / 2));
+          const double value = (static_cast<int>(byte >> (j % 2 * 4) & 15u) - 8) * scale.at(i * (k / 32) + g);
+          error += (value - exact(j)) * (value - exact(j));
+          const double step = greatest / 7, nearest = std::nearbyint(exact(j) / step) * step;
+          plain += (nearest - exact(j)) * (nearest - exact(j));
+        }
+      }
+    EXPECT_LT(error, 0.9 * plain) << name;  // than the scale that just covers the greatest weight
+    ++matrices;
+  }
+  EXPECT_EQ(matrices, 9);
+}
+
+TEST_F(Compress, AnInt4PlanGivesTheSameBits) {
+  const Model small = quantize_int4(*model_);
+  const Graph graph = build_model(small.config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = 8});
+  Plan plan;
+  plan.executables["logits"] = compile(graph, small.weights, compile_options_for(small.config, {.keep_weights = true}));
+  save_plan(folder_ / "int4.plan", plan);
+  const auto logits = [](const Plan& p) {
+    Session s(p.executables.at("logits"));
+    for (int i = 0; i < 8; ++i) s.input("tokens").data<std::int32_t>()[static_cast<std::size_t>(i)] = 40 + i;
+    s.run();
+    return s.output("logits").to_doubles();
+  };
+  EXPECT_EQ(logits(load_plan(folder_ / "int4.plan")), logits(plan));
+}
+
+TEST_F(Compress, Int4RefusesWhatItCannotDo) {
+  EXPECT_THROW(quantize_int4(quantize_int4(*model_)), Error);
+  Model narrow;
+  narrow.config = size_dial("gpt2", 1, 64);
+  narrow.config.hidden = 24, narrow.config.heads = narrow.config.kv_heads = 2, narrow.config.ffn = 48;
+  narrow.name = "narrow";
+  narrow.weights = init_weights(build_model(narrow.config, {}), 1);
+  try {
+    quantize_int4(narrow);
+    ADD_FAILURE() << "took rows of 24";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("groups of 32"));
+  }
 }
 
 TEST_F(Compress, BertFoldersLoadAfterwards) {

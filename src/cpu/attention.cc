@@ -285,12 +285,15 @@ Kernel prepare_decode(const KernelRequest& request) {
 }  // namespace
 
 KernelRow attention_grad_row();  // attention_grad.cc
+std::vector<Candidate> attention_amx_candidates();  // attention_amx.cc
 std::vector<KernelRow> attention_cache_rows();  // attention_cache.cc
 
 std::vector<KernelRow> attention_rows() {
   std::vector<KernelRow> rows = attention_cache_rows();
-  rows.push_back({"attention", {{"cpu.attention.decode", refuse_many_queries, prepare_decode},
-                                {"cpu.attention.blocked", refuse_wide_floats, prepare_blocks}}});
+  KernelRow forward{"attention", {{"cpu.attention.decode", refuse_many_queries, prepare_decode}}};
+  for (const Candidate& candidate : attention_amx_candidates()) forward.candidates.push_back(candidate);
+  forward.candidates.push_back({"cpu.attention.blocked", refuse_wide_floats, prepare_blocks});
+  rows.push_back(std::move(forward));
   rows.push_back(attention_grad_row());
   return rows;
 }

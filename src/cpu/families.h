@@ -9,10 +9,11 @@
 
 namespace rhetor {
 
-// matmul.cc, matmul_small.cc, matmul_i8.cc, conv.cc, pool.cc, quantize.cc, fused_matmul.cc
+// matmul.cc, matmul_small.cc, matmul_i8.cc, matmul_i4.cc, conv.cc, pool.cc, quantize.cc, fused_matmul.cc
 std::vector<KernelRow> matmul_small_rows();
 std::vector<KernelRow> matmul_rows();
 std::vector<KernelRow> matmul_i8_rows();
+std::vector<KernelRow> matmul_i4_rows();
 std::vector<KernelRow> conv_rows();
 std::vector<KernelRow> pool_rows();
 std::vector<KernelRow> quantize_rows_rows();

@@ -5,26 +5,14 @@
 
 #include "base/error.h"
 #include "cpu/families.h"
+#include "cpu/fused_parts.h"
 #include "cpu/product.h"
 #include "cpu/program.h"
 
 namespace rhetor {
-namespace {
 
-std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// A fused node taken apart: its contraction, and the program of everything after it.
-struct Parts {
-  std::string why_not;  // "" if the node has this form
-  const Graph* body = nullptr;
-  const Node* anchor = nullptr;
-  std::vector<int> anchor_operands;    // operand of the fused node, per operand of the contraction
-  std::vector<int> epilogue_operands;  // operand of the fused node, per input of the program but the first (the accumulator)
-  ProgramPtr program;
-};
-
-Parts take_apart(const KernelRequest& r, std::string_view anchor_name) {
-  Parts parts;
+FusedParts take_apart(const KernelRequest& r, std::string_view anchor_name) {
+  FusedParts parts;
   const std::string& anchor_attr = r.node.attrs.s("anchor");
   if (anchor_attr != anchor_name) {
     parts.why_not = fmt::format("the anchor is '{}', not {}", anchor_attr, anchor_name);
@@ -88,7 +76,7 @@ Parts take_apart(const KernelRequest& r, std::string_view anchor_name) {
   return parts;
 }
 
-ProductRequest inner_request(const KernelRequest& r, const Parts& parts) {
+ProductRequest inner_request(const KernelRequest& r, const FusedParts& parts) {
   ProductRequest inner{.in = {},
                        .constants = {},
                        .out = parts.anchor->outputs[0],
@@ -100,8 +88,13 @@ ProductRequest inner_request(const KernelRequest& r, const Parts& parts) {
     inner.constants.push_back(r.constants[static_cast<std::size_t>(k)]);
   }
   inner.out.dtype = DType::f32;
+  inner.takes_sums = program_takes_blocks(*parts.program);
   return inner;
 }
+
+namespace {
+
+std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 constexpr std::size_t kMaxOperands = 24, kMaxResults = 4;
 
@@ -110,7 +103,7 @@ struct FusedParams {
   ProgramPtr program;
   std::vector<int> anchor_operands, epilogue_operands;
   std::size_t results = 1;
-  bool in_result = false;  // the accumulator is result 0's buffer
+  bool in_result = false;  // the accumulator is result 0's buffer (if the product leaves one)
   std::uint64_t accumulator_bytes = 0, tile_bytes = 0;
   std::int64_t cols = 0;
 };
@@ -139,6 +132,11 @@ void run_fused(const void* opaque, const KernelArgs& args) {
   const auto finish = [](const void* c, int slice, const Region& region) {
     const auto& x = *static_cast<const Context*>(c);
     void* tile = x.tiles + x.p->tile_bytes * static_cast<std::uint64_t>(slice);
+    if (region.sums) {
+      run_program_block(*x.p->program, x.in, x.out, {region.row_begin, region.row_end - region.row_begin, region.col_begin,
+                                                     region.col_end - region.col_begin, region.sums}, tile);
+      return;
+    }
     const std::int64_t cols = x.p->cols;
     if (region.col_begin == 0 && region.col_end == cols) {
       run_program(*x.p->program, x.in, x.out, region.row_begin, region.row_end, tile);
@@ -159,10 +157,14 @@ struct MatmulI8Anchor {
   static constexpr std::string_view name = "matmul_i8";
   static const std::vector<ProductMaker>& makers() { return matmul_i8_makers(); }
 };
+struct MatmulI4Anchor {
+  static constexpr std::string_view name = "matmul_i4";
+  static const std::vector<ProductMaker>& makers() { return matmul_i4_makers(); }
+};
 
 template <class Anchor, std::size_t maker>
 std::string refuse(const KernelRequest& r) {
-  const Parts parts = take_apart(r, Anchor::name);
+  const FusedParts parts = take_apart(r, Anchor::name);
   if (!parts.why_not.empty()) return parts.why_not;
   if (parts.epilogue_operands.size() + 1 > kMaxOperands || r.out.size() > kMaxResults) return "the group has too many operands";
   return Anchor::makers()[maker].refuse(inner_request(r, parts));
@@ -170,12 +172,12 @@ std::string refuse(const KernelRequest& r) {
 
 template <class Anchor, std::size_t maker>
 Kernel prepare(const KernelRequest& r) {
-  Parts parts = take_apart(r, Anchor::name);
+  FusedParts parts = take_apart(r, Anchor::name);
   auto params = std::make_shared<FusedParams>();
   const ProductRequest inner = inner_request(r, parts);
   params->product = Anchor::makers()[maker].make(inner);
   params->in_result = r.out[0].dtype == DType::f32;
-  params->accumulator_bytes = params->in_result ? 0 : aligned(static_cast<std::uint64_t>(inner.out.elements()) * 4);
+  params->accumulator_bytes = params->in_result || params->product->leaves_sums ? 0 : aligned(static_cast<std::uint64_t>(inner.out.elements()) * 4);
   params->tile_bytes = aligned(program_scratch_bytes(*parts.program));
   params->cols = inner.out.shape.last();
   params->results = r.out.size();
@@ -210,11 +212,14 @@ Candidate fused_candidate(std::string_view name) {
 std::vector<KernelRow> fused_matmul_rows() {
   return {
       {"fused",
-       {fused_candidate<MatmulAnchor, 0>("cpu.fused_matmul.panels"), fused_candidate<MatmulAnchor, 1>("cpu.fused_matmul.onednn"),
-        fused_candidate<MatmulAnchor, 2>("cpu.fused_matmul.widened"),
+       {fused_candidate<MatmulAnchor, 0>("cpu.fused_matmul.panels"), fused_candidate<MatmulAnchor, 1>("cpu.fused_matmul.tiles"),
+        {.name = "cpu.fused_matmul.post_ops", .refuse = refuse_post_ops, .prepare = prepare_post_ops},
+        fused_candidate<MatmulAnchor, 2>("cpu.fused_matmul.onednn"), fused_candidate<MatmulAnchor, 3>("cpu.fused_matmul.widened"),
         fused_candidate<MatmulI8Anchor, 0>("cpu.fused_matmul_i8.few_rows"),
-        fused_candidate<MatmulI8Anchor, 1>("cpu.fused_matmul_i8.onednn"),
-        fused_candidate<MatmulI8Anchor, 2>("cpu.fused_matmul_i8.panels")}}};
+        fused_candidate<MatmulI8Anchor, 1>("cpu.fused_matmul_i8.tiles"),
+        fused_candidate<MatmulI8Anchor, 2>("cpu.fused_matmul_i8.onednn"),
+        fused_candidate<MatmulI8Anchor, 3>("cpu.fused_matmul_i8.panels"),
+        fused_candidate<MatmulI4Anchor, 0>("cpu.fused_matmul_i4.vnni"), fused_candidate<MatmulI4Anchor, 1>("cpu.fused_matmul_i4.avx2")}}};
 }
 
 }  // namespace rhetor

@@ -13,7 +13,7 @@ constexpr std::string_view kReference = "reference";
 // Families in order of preference: for an op with candidates in several files, the earlier file is asked first.
 std::vector<KernelRow> joined() {
   std::vector<KernelRow> table;
-  for (auto* family : {matmul_small_rows, matmul_rows, matmul_i8_rows, conv_rows, pool_rows, quantize_rows_rows, fused_matmul_rows,
+  for (auto* family : {matmul_small_rows, matmul_rows, matmul_i8_rows, matmul_i4_rows, conv_rows, pool_rows, quantize_rows_rows, fused_matmul_rows,
                        norm_rows, pointwise_rows, layout_rows, reduce_rows, softmax_rows, attention_rows, embedding_rows, loss_rows,
                        random_rows, optimizer_rows}) {
     for (KernelRow& row : family()) {

@@ -1,4 +1,4 @@
-// matmul: our panels for few rows with constant weights, oneDNN for the rest, and f16 (and bf16 before AVX512_BF16) by widening
+// matmul: our panels for few rows with constant weights, AMX tiles for more, oneDNN for the rest, and f16 (and bf16 before AVX512_BF16) by widening
 // to f32.
 #include <algorithm>
 
@@ -233,6 +233,7 @@ Kernel product_kernel(const KernelRequest& request, std::unique_ptr<Product> pro
 
 const std::vector<ProductMaker>& matmul_makers() {
   static const std::vector<ProductMaker> makers = {{"cpu.matmul.panels", refuse_panels, make_panels},
+                                                   {"cpu.matmul.tiles", refuse_tiles, make_tiles},
                                                    {"cpu.matmul.onednn", refuse_onednn, make_onednn},
                                                    {"cpu.matmul.widened", refuse_widened, make_widened}};
   return makers;
@@ -243,7 +244,8 @@ std::vector<KernelRow> matmul_small_rows() {
 }
 std::vector<KernelRow> matmul_rows() {
   return {{"matmul",
-           {product_candidate<refuse_onednn, make_onednn>("cpu.matmul.onednn"),
+           {product_candidate<refuse_tiles, make_tiles>("cpu.matmul.tiles"),
+            product_candidate<refuse_onednn, make_onednn>("cpu.matmul.onednn"),
             product_candidate<refuse_widened, make_widened>("cpu.matmul.widened")}}};
 }
 

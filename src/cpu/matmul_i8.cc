@@ -1,5 +1,5 @@
 // matmul_i8: exact i32 sums of int8 products, scaled to floats. Our panels for few rows and for processors without VNNI (whose
-// oneDNN sums saturate), oneDNN (AMX, VNNI) for many rows.
+// oneDNN sums saturate), AMX tiles or oneDNN (VNNI) for many rows.
 #include <algorithm>
 
 #include "base/error.h"
@@ -10,14 +10,8 @@
 #include "cpu/quantize.h"
 
 namespace rhetor {
-namespace {
 
-constexpr std::int64_t kMaxPanelRows = 8;
-constexpr std::uint64_t kMinSliceBytes = 64 << 10;
-
-std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-MatmulProblem problem_of(const ProductRequest& r) {
+MatmulProblem matmul_i8_problem(const ProductRequest& r) {
   const Shape &x = r.in[0].shape, &w = r.in[2].shape;
   MatmulProblem p;
   p.k = x.last();
@@ -29,9 +23,16 @@ MatmulProblem problem_of(const ProductRequest& r) {
   return p;
 }
 
+namespace {
+
+constexpr std::int64_t kMaxPanelRows = 8;
+constexpr std::uint64_t kMinSliceBytes = 64 << 10;
+
+std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+
 class PanelProductI8 final : public Product {
  public:
-  explicit PanelProductI8(const ProductRequest& r) : problem_(problem_of(r)), c_dtype_(r.out.dtype) {
+  explicit PanelProductI8(const ProductRequest& r) : problem_(matmul_i8_problem(r)), c_dtype_(r.out.dtype) {
     const MatmulProblem& p = problem_;
     shape_ = panel_shape(cpu_isa() >= Isa::avx512_bf16 ? PanelKind::i8_quads : PanelKind::i8_pairs, p.k, p.n);
     sums_bytes_ = aligned(static_cast<std::uint64_t>(shape_.panels * shape_.cols) * 4);
@@ -131,7 +132,7 @@ class PanelProductI8 final : public Product {
 };
 
 std::string refuse_any(const ProductRequest& r) {
-  const MatmulProblem p = problem_of(r);
+  const MatmulProblem p = matmul_i8_problem(r);
   if (p.m * p.n * p.k == 0) return "an operand is empty";
   if (r.out.dtype != DType::f32 && r.out.dtype != DType::bf16 && r.out.dtype != DType::f16)
     return fmt::format("writes f32, bf16 and f16, not {}", name(r.out.dtype));
@@ -140,7 +141,7 @@ std::string refuse_any(const ProductRequest& r) {
 std::string refuse_few(const ProductRequest& r) {
   if (std::string why = refuse_any(r); !why.empty()) return why;
   if (!r.constants[2]) return "the weights are not known at compile time";
-  const std::int64_t m = problem_of(r).m;
+  const std::int64_t m = matmul_i8_problem(r).m;
   return m <= kMaxPanelRows ? "" : fmt::format("{} rows: made for at most {}", m, kMaxPanelRows);
 }
 std::unique_ptr<Product> make_panels(const ProductRequest& r) { return std::make_unique<PanelProductI8>(r); }
@@ -148,7 +149,7 @@ std::unique_ptr<Product> make_panels(const ProductRequest& r) { return std::make
 class OneDnnProductI8 final : public Product {
  public:
   explicit OneDnnProductI8(const ProductRequest& r)
-      : problem_(problem_of(r)), c_dtype_(r.out.dtype), plan_(problem_, r.constants[2], r.threads, true) {
+      : problem_(matmul_i8_problem(r)), c_dtype_(r.out.dtype), plan_(problem_, r.constants[2], r.threads, true) {
     slices = plan_.slices();
     sums_bytes_ = aligned(static_cast<std::uint64_t>(problem_.m * problem_.n) * 4);
     scratch_bytes = sums_bytes_ + plan_.scratch_bytes();
@@ -196,7 +197,7 @@ class OneDnnProductI8 final : public Product {
 
 std::string refuse_onednn(const ProductRequest& r) {
   if (std::string why = refuse_any(r); !why.empty()) return why;
-  return MatmulPlan::refuse(problem_of(r));
+  return MatmulPlan::refuse(matmul_i8_problem(r));
 }
 std::unique_ptr<Product> make_onednn(const ProductRequest& r) { return std::make_unique<OneDnnProductI8>(r); }
 
@@ -204,6 +205,7 @@ std::unique_ptr<Product> make_onednn(const ProductRequest& r) { return std::make
 
 const std::vector<ProductMaker>& matmul_i8_makers() {
   static const std::vector<ProductMaker> makers = {{"cpu.matmul_i8.few_rows", refuse_few, make_panels},
+                                                   {"cpu.matmul_i8.tiles", refuse_tiles_i8, make_tiles_i8},
                                                    {"cpu.matmul_i8.onednn", refuse_onednn, make_onednn},
                                                    {"cpu.matmul_i8.panels", refuse_any, make_panels}};
   return makers;
@@ -212,6 +214,7 @@ const std::vector<ProductMaker>& matmul_i8_makers() {
 std::vector<KernelRow> matmul_i8_rows() {
   return {{"matmul_i8",
            {product_candidate<refuse_few, make_panels>("cpu.matmul_i8.few_rows"),
+            product_candidate<refuse_tiles_i8, make_tiles_i8>("cpu.matmul_i8.tiles"),
             product_candidate<refuse_onednn, make_onednn>("cpu.matmul_i8.onednn"),
             product_candidate<refuse_any, make_panels>("cpu.matmul_i8.panels")}}};
 }

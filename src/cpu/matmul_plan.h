@@ -30,6 +30,8 @@ MatmulProblem matmul_problem(const Type& a, const Type& b, const Type& out, bool
 // A finished rectangle of the result seen as [batch * m, n]; called on the thread that computed it, while it is in cache.
 struct Region {
   std::int64_t row_begin, row_end, col_begin, col_end;
+  // Of a product that leaves its sums (cpu/product.h): where they are, in rows 32 apart; c holds nothing. Else null.
+  const float* sums = nullptr;
 };
 // slice: which scratch of the caller's is free for this thread.
 using Epilogue = void (*)(const void* context, int slice, const Region& region);

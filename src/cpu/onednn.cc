@@ -7,15 +7,13 @@
 #include <new>
 
 #include "base/error.h"
+#include "cpu/huge_block.h"
 #include "cpu/kernel.h"
 #include "cpu/library_scope.h"
 #include "cpu/pack_cache.h"
 
 namespace rhetor::onednn {
 namespace {
-
-// 64-byte-aligned sizes keep aligned_alloc happy.
-std::size_t round_up(std::size_t bytes) { return (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64; }
 
 // Everything that defines a blocked layout: two descriptions of one layout give one text.
 std::string layout_text(const dnnl::memory::desc& desc) {
@@ -115,9 +113,7 @@ void Call::run(void* const* pointers) const {
 }
 
 std::shared_ptr<void> aligned_block(std::size_t bytes) {
-  void* block = std::aligned_alloc(64, round_up(bytes));
-  if (!block) fail(ErrorKind::resource, "out of memory: {} bytes for packed weights", bytes);
-  return {block, [](void* p) { std::free(p); }};
+  return huge_block(bytes);
 }
 
 std::shared_ptr<void> reordered(const dnnl::memory::desc& from, const Tensor& source, const Hash128& content, std::int64_t offset,

@@ -20,6 +20,7 @@ struct ProductRequest {
   const Attrs& attrs;            // of the contraction
   int threads = 1;
   bool blocked = false;          // an epilogue follows
+  bool takes_sums = false;       // and can read Region::sums, so that c need not be written
 };
 
 class Product {
@@ -28,6 +29,7 @@ class Product {
   // in: the operands, null where absorbed. Concurrent runs need their own scratch.
   virtual void run(const void* const* in, void* c, void* scratch, ThreadPool& pool, Epilogue epilogue,
                    const void* context) const = 0;
+  bool leaves_sums = false;             // c is not written, every region comes with its sums, at most 32 x 32
   int slices = 1;                       // epilogues run for slice numbers below this
   std::uint64_t scratch_bytes = 0, packed_bytes = 0;
   std::vector<bool> absorbed;           // per operand
@@ -40,9 +42,18 @@ struct ProductMaker {
   std::string (*refuse)(const ProductRequest&);
   std::unique_ptr<Product> (*make)(const ProductRequest&);
 };
-// matmul.cc, matmul_i8.cc: best first.
+// matmul.cc, matmul_i8.cc, matmul_i4.cc: best first.
 const std::vector<ProductMaker>& matmul_makers();
 const std::vector<ProductMaker>& matmul_i8_makers();
+const std::vector<ProductMaker>& matmul_i4_makers();
+
+// matmul_tiles.cc, for the two lists above.
+std::string refuse_tiles(const ProductRequest& request);
+std::string refuse_tiles_i8(const ProductRequest& request);
+std::unique_ptr<Product> make_tiles(const ProductRequest& request);
+std::unique_ptr<Product> make_tiles_i8(const ProductRequest& request);
+// matmul_i8.cc: matmul_i8 as c[m, n] = sum_k x[m, k] w[n, k], before scaling.
+MatmulProblem matmul_i8_problem(const ProductRequest& request);
 
 // The kernel of a plain contraction node.
 ProductRequest product_request(const KernelRequest& request);

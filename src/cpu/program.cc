@@ -73,17 +73,27 @@ class Compiler {
     DimMap identity(static_cast<std::size_t>(shape_.rank()));
     for (std::size_t d = 0; d < identity.size(); ++d) identity[d] = static_cast<int>(d);
     std::vector<std::int16_t> results;
-    for (const ValueId out : outputs_) results.push_back(emit(out, identity));
+    for (const ValueId out : outputs_) results.push_back(emit(stored(out), identity));
     for (std::size_t k = 0; k < outputs_.size(); ++k) {
       const DType dtype = body_.type(outputs_[k]).dtype;
       program_->body.push_back({.code = Code::store, .lane = lane_of(dtype), .dtype = dtype, .a = results[k],
                                 .slot = static_cast<std::int16_t>(k)});
     }
+    program_->chain = find_chain(*program_);
     allocate_registers();
     return program_;
   }
 
  private:
+  // A result that is a value rounded to 16 bits: storing the value rounds it.
+  ValueId stored(ValueId out) const {
+    const Node& node = body_.node(out);
+    const DType dtype = body_.type(out).dtype;
+    const bool rounds = node.op->name == "cast" && (dtype == DType::bf16 || dtype == DType::f16) &&
+                        lane_of(body_.type(node.inputs[0]).dtype) == Lane::f32 && std::find(inputs_.begin(), inputs_.end(), out) == inputs_.end();
+    return rounds ? node.inputs[0] : out;
+  }
+
   Access access_of(const Shape& shape, const DimMap& map) const {
     const auto strides = shape.strides();
     Access access;
@@ -280,6 +290,12 @@ std::uint64_t program_scratch_bytes(const Program& program) {
 void run_program(const Program& program, const void* const* in, void* const* out, std::int64_t row_begin, std::int64_t row_end,
                  void* tile_scratch) {
   run_program_elements(program, in, out, row_begin * program.cols, row_end * program.cols, tile_scratch);
+}
+
+bool program_takes_blocks(const Program& program) {
+  const auto reads_sums = [&](const Instr& i) { return i.code == Code::load && program.operands[static_cast<std::size_t>(i.slot)].input == 0; };
+  return std::none_of(program.prologue.begin(), program.prologue.end(), reads_sums) &&
+         std::all_of(program.body.begin(), program.body.end(), [&](const Instr& i) { return !reads_sums(i) || (i.full && i.dtype == DType::f32); });
 }
 
 std::string program_text(const Program& program) {

@@ -41,6 +41,18 @@ void run_program(const Program& program, const void* const* in, void* const* out
 void run_program_elements(const Program& program, const void* const* in, void* const* out, std::int64_t begin, std::int64_t end,
                           void* tile_scratch);
 
+
+// A rectangle of the result, at most ProgramBlock::kCols wide, whose accumulator (operand 0, of the result's shape) is not in memory but
+// in `sums`: rows kCols apart, 64-byte aligned, readable to the end of the last.
+struct ProgramBlock {
+  static constexpr std::int64_t kCols = 32;
+  std::int64_t row, rows, col, cols;
+  const float* sums;
+};
+// Can it? False where operand 0 is read through a broadcast.
+bool program_takes_blocks(const Program& program);
+void run_program_block(const Program& program, const void* const* in, void* const* out, const ProgramBlock& block, void* tile_scratch);
+
 // "load f32, load f32, add, gelu, store bf16": for rhetor explain and for tests.
 std::string program_text(const Program& program);
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cpu/program.h"
@@ -45,6 +46,13 @@ struct Operand {
   int input = -1, constant = -1;   // one of the two
 };
 
+// sums [+ bias] [activation] [+ residual] -> f32 or bf16, in this order (program_chain.cc).
+struct Chain {
+  int bias = -1, residual = -1;        // which input: one row repeated; as large as the result
+  DType bias_dtype = DType::f32, residual_dtype = DType::f32, out = DType::f32;
+  Code activation = Code::load;        // load: none
+};
+
 class Program {
  public:
   std::int64_t rows = 1, cols = 1;
@@ -55,10 +63,16 @@ class Program {
   int registers = 0;
   bool single_output = true;       // loads may alias memory, the last instruction may write to it
   bool random = false;
+  std::optional<Chain> chain;      // what run_program_block does instead, if the program has this form
 
   static constexpr std::int64_t kTile = 512;         // elements; a register is 2 or 4 KiB
+  static constexpr std::int64_t kBlockCols = ProgramBlock::kCols;  // a register as rows of a ProgramBlock
   static constexpr std::int64_t kRegisterBytes = kTile * 8;
   static constexpr std::int64_t kRandomWords = kTile + 128;  // whole Philox blocks around a tile
 };
+
+// REQUIRES: registers not yet allocated.
+std::optional<Chain> find_chain(const Program& program);
+void run_chain(const Chain& chain, const void* const* in, void* out, std::int64_t all_cols, const ProgramBlock& block);
 
 }  // namespace rhetor

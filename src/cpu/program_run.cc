@@ -11,6 +11,7 @@
 #include "hwy/foreach_target.h"
 
 #include "cpu/philox-inl.h"
+#include "cpu/program_memory-inl.h"
 #include "cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,113 +19,6 @@ namespace rhetor {
 namespace HWY_NAMESPACE {
 
 constexpr int kMaxRegisters = 64;
-
-// ---- memory <-> register --------------------------------------------------------------------------------
-// `n` elements from contiguous memory. Whole vectors first; the rest one by one, so that nothing outside [p, p + n) is touched.
-template <class T>
-void read_f32(const T* p, float* to, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + lanes() <= n; i += lanes()) store(load(p + i), to + i);
-  if (i < n) store(load_n(p + i, n - i), to + i);  // the register has room for a whole vector, later runs overwrite it
-}
-
-template <class T>
-void read_i32(const T* p, std::int32_t* to, std::int64_t n) {
-  const I32 d;
-  std::int64_t i = 0;
-  if constexpr (sizeof(T) == 1) {
-    using Byte = std::conditional_t<std::is_same_v<T, std::int8_t>, std::int8_t, std::uint8_t>;
-    const hn::Rebind<Byte, I32> narrow;
-    for (; i + lanes() <= n; i += lanes())
-      hn::StoreU(hn::PromoteTo(d, hn::LoadU(narrow, reinterpret_cast<const Byte*>(p) + i)), d, to + i);
-  }
-  for (; i < n; ++i) to[i] = static_cast<std::int32_t>(p[i]);
-}
-
-void read_run(DType dtype, const void* p, std::int64_t at, void* to, std::int64_t n) {
-  switch (dtype) {
-    case DType::f32: std::memcpy(to, static_cast<const float*>(p) + at, static_cast<std::size_t>(n) * 4); break;
-    case DType::bf16: read_f32(static_cast<const bf16*>(p) + at, static_cast<float*>(to), n); break;
-    case DType::f16: read_f32(static_cast<const f16*>(p) + at, static_cast<float*>(to), n); break;
-    case DType::f8e4m3:
-      for (std::int64_t i = 0; i < n; ++i) static_cast<float*>(to)[i] = static_cast<const f8e4m3*>(p)[at + i].to_float();
-      break;
-    case DType::f8e5m2:
-      for (std::int64_t i = 0; i < n; ++i) static_cast<float*>(to)[i] = static_cast<const f8e5m2*>(p)[at + i].to_float();
-      break;
-    case DType::f64: case DType::i64: std::memcpy(to, static_cast<const double*>(p) + at, static_cast<std::size_t>(n) * 8); break;
-    case DType::i32: std::memcpy(to, static_cast<const float*>(p) + at, static_cast<std::size_t>(n) * 4); break;
-    case DType::i8: read_i32(static_cast<const std::int8_t*>(p) + at, static_cast<std::int32_t*>(to), n); break;
-    case DType::u8: case DType::boolean: read_i32(static_cast<const std::uint8_t*>(p) + at, static_cast<std::int32_t*>(to), n); break;
-  }
-}
-
-// n copies of the element at `at`.
-void read_repeat(DType dtype, const void* p, std::int64_t at, void* to, std::int64_t n) {
-  if (byte_size(dtype) == 8) {
-    const double v = static_cast<const double*>(p)[at];
-    auto* out = static_cast<double*>(to);
-    for (std::int64_t i = 0; i < n; ++i) std::memcpy(out + i, &v, 8);
-    return;
-  }
-  read_run(dtype, p, at, to, 1);
-  const VF v = set(*static_cast<float*>(to));  // 32 bits, whatever they mean
-  auto* out = static_cast<float*>(to);
-  std::int64_t i = 0;
-  for (; i + lanes() <= n; i += lanes()) store(v, out + i);
-  for (; i < n; ++i) std::memcpy(out + i, out, 4);
-}
-
-// Elements [begin, begin + n) of the result's index space, through the operand's broadcast.
-void read_tile(DType dtype, const Access& access, const void* p, std::int64_t begin, void* to, std::int64_t n) {
-  const std::size_t width = byte_size(dtype) == 8 ? 8 : 4;
-  const int inner = access.rank - 1;
-  const std::int64_t size = access.sizes[static_cast<std::size_t>(inner)];
-  const bool step = access.strides[static_cast<std::size_t>(inner)] != 0;
-  for (std::int64_t done = 0; done < n;) {
-    const std::int64_t e = begin + done;
-    const std::int64_t col = e % size;
-    std::int64_t row = e / size, at = step ? col : 0;
-    for (int d = inner - 1; d >= 0; --d) {
-      at += row % access.sizes[static_cast<std::size_t>(d)] * access.strides[static_cast<std::size_t>(d)];
-      row /= access.sizes[static_cast<std::size_t>(d)];
-    }
-    const std::int64_t run = std::min(size - col, n - done);
-    char* target = static_cast<char*>(to) + static_cast<std::size_t>(done) * width;
-    if (step) read_run(dtype, p, at, target, run);
-    else read_repeat(dtype, p, at, target, run);
-    done += run;
-  }
-}
-
-template <class T>
-void write_f32(const float* from, T* p, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + lanes() <= n; i += lanes()) store(load(from + i), p + i);
-  if (i < n) store_n(load(from + i), p + i, n - i);  // registers are padded: reading a whole vector is safe
-}
-
-void write_tile(DType dtype, const void* from, void* p, std::int64_t at, std::int64_t n) {
-  const auto* f = static_cast<const float*>(from);
-  const auto* i = static_cast<const std::int32_t*>(from);
-  switch (dtype) {
-    case DType::f32: case DType::i32: std::memcpy(static_cast<float*>(p) + at, from, static_cast<std::size_t>(n) * 4); break;
-    case DType::f64: case DType::i64: std::memcpy(static_cast<double*>(p) + at, from, static_cast<std::size_t>(n) * 8); break;
-    case DType::bf16: write_f32(f, static_cast<bf16*>(p) + at, n); break;
-    case DType::f16: write_f32(f, static_cast<f16*>(p) + at, n); break;
-    case DType::f8e4m3:
-      for (std::int64_t k = 0; k < n; ++k) static_cast<f8e4m3*>(p)[at + k] = f8e4m3::from_float(f[k]);
-      break;
-    case DType::f8e5m2:
-      for (std::int64_t k = 0; k < n; ++k) static_cast<f8e5m2*>(p)[at + k] = f8e5m2::from_float(f[k]);
-      break;
-    case DType::i8: case DType::u8: case DType::boolean: {
-      auto* out = static_cast<std::uint8_t*>(p) + at;
-      for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<std::uint8_t>(i[k]);
-      break;
-    }
-  }
-}
 
 // ---- f32 ----------------------------------------------------------------------------------------------
 template <class F>
@@ -442,6 +336,45 @@ void run_elements(const Program& program, const void* const* in, void* const* ou
   }
 }
 
+// The same for a rectangle of the result whose first operand's elements lie in `sums`, kBlockCols apart. As many rows at a time as a
+// tile register holds; elements past `cols` are computed from whatever is there and not written.
+void run_block(const Program& program, const void* const* in, void* const* out, const ProgramBlock& block, void* scratch) {
+  void* home[kMaxRegisters];
+  void* reg[kMaxRegisters];
+  for (int r = 0; r < program.registers; ++r) home[r] = reg[r] = static_cast<char*>(scratch) + r * Program::kRegisterBytes;
+  auto* words = reinterpret_cast<std::uint32_t*>(static_cast<char*>(scratch) + program.registers * Program::kRegisterBytes);
+  const auto memory = [&](const Instr& s) {
+    const Operand& operand = program.operands[static_cast<std::size_t>(s.slot)];
+    return operand.input >= 0 ? in[operand.input] : program.constants[static_cast<std::size_t>(operand.constant)].raw();
+  };
+  constexpr std::int64_t kRows = Program::kTile / kBlockCols;
+  for (const Instr& s : program.prologue) read_repeat(s.dtype, memory(s), 0, reg[s.dst], Program::kTile);
+  for (std::int64_t done = 0; done < block.rows; done += kRows) {
+    const std::int64_t rows = std::min(kRows, block.rows - done), row = block.row + done, n = rows * kBlockCols;
+    for (const Instr& s : program.body) {
+      if (s.code == Code::load) {
+        const Operand& operand = program.operands[static_cast<std::size_t>(s.slot)];
+        if (operand.input == 0) {
+          reg[s.dst] = const_cast<float*>(block.sums + done * kBlockCols);
+        } else {
+          reg[s.dst] = home[s.dst];
+          read_square(s.dtype, operand, s.full, memory(s), program.cols, row, block.col, rows, block.cols, reg[s.dst]);
+        }
+      } else if (s.code == Code::store) {
+        write_square(s.dtype, reg[s.a], out[s.slot], program.cols, row, block.col, rows, block.cols);
+      } else if (s.code == Code::dropout) {
+        for (std::int64_t r = 0; r < rows; ++r)
+          step_dropout(s, static_cast<const float*>(reg[s.a]) + r * kBlockCols, reg[s.b], static_cast<float*>(home[s.dst]) + r * kBlockCols,
+                       (row + r) * program.cols + block.col, kBlockCols, words);
+        reg[s.dst] = home[s.dst];
+      } else {
+        reg[s.dst] = home[s.dst];
+        step(s, reg, home[s.dst], row * program.cols + block.col, n, words);
+      }
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace rhetor
 HWY_AFTER_NAMESPACE();
@@ -449,10 +382,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace rhetor {
 HWY_EXPORT(run_elements);
+HWY_EXPORT(run_block);
 
 void run_program_elements(const Program& program, const void* const* in, void* const* out, std::int64_t begin, std::int64_t end,
                           void* tile_scratch) {
   if (begin < end) HWY_DYNAMIC_DISPATCH(run_elements)(program, in, out, begin, end, tile_scratch);
+}
+void run_program_block(const Program& program, const void* const* in, void* const* out, const ProgramBlock& block, void* tile_scratch) {
+  if (program.chain) return run_chain(*program.chain, in, out[0], program.cols, block);
+  HWY_DYNAMIC_DISPATCH(run_block)(program, in, out, block, tile_scratch);
 }
 }  // namespace rhetor
 #endif

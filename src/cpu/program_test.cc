@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "base/rng.h"
 #include "graph/interpreter.h"
 #include "ops/ops.h"
@@ -173,6 +175,52 @@ TEST(Program, ASliceOfAFullOperandStandsForIt) {
   for (std::int64_t i = 0; i < out.elements(); ++i) {
     const bool inside = i >= 4 * 33 && i < 7 * 33;
     EXPECT_NEAR(out.at(i), inside ? oracle.at(i) : 0.0, inside ? 0.02 : 0.0);
+  }
+}
+
+// What a product hands over square by square gives the bits of the whole, ragged edges, dropout and one-pass chains included.
+TEST(Program, BlocksGiveTheSameBits) {
+  constexpr std::int64_t rows = 50, cols = 75, side = ProgramBlock::kCols;
+  for (int form = 0; form < 3; ++form) {
+    Rng rng(static_cast<std::uint64_t>(11 + form));
+    Case c;
+    const Value x = c.operand(rng, {DType::f32, {rows, cols}}), bias = c.operand(rng, {DType::f32, {cols}});
+    const Value residual = c.operand(rng, {DType::bf16, {rows, cols}});
+    const Value wide = cast(residual, DType::f32), sum = add(x, bias);
+    if (form == 0) c.result(cast(gelu(sum), DType::bf16));
+    else if (form == 1) c.result(add(relu(sum), wide));
+    else {
+      const Value seed = c.graph.input("3", {DType::i64, {}});
+      c.inputs["3"] = Tensor::of<std::int64_t>({}, {42});
+      c.in.push_back(seed.id());
+      c.result(dropout(mul(sum, wide), seed, 0.3, 5));
+      c.result(sum);
+    }
+    std::string why;
+    const ProgramPtr program = compile_program(c.graph, c.in, c.out, &why);
+    ASSERT_TRUE(program) << why;
+    ASSERT_TRUE(program_takes_blocks(*program));
+    std::vector<const void*> in;
+    for (std::size_t k = 0; k < c.in.size(); ++k) in.push_back(c.inputs.at(fmt::format("{}", k)).raw());
+    std::vector<Tensor> whole, pieces;
+    std::vector<void*> to_whole, to_pieces;
+    for (const ValueId v : c.out) {
+      for (auto* list : {&whole, &pieces}) list->push_back(Tensor(c.graph.type(v)));
+      to_whole.push_back(whole.back().raw());
+      to_pieces.push_back(pieces.back().raw());
+    }
+    Tensor scratch(DType::u8, Shape{static_cast<std::int64_t>(program_scratch_bytes(*program)) + 64});
+    run_program(*program, in.data(), to_whole.data(), 0, rows, scratch.raw());
+    const auto* sums = static_cast<const float*>(in[0]);
+    alignas(64) float square[side * side];
+    in[0] = nullptr;
+    for (std::int64_t row = 0; row < rows; row += side)
+      for (std::int64_t col = 0; col < cols; col += side) {
+        const std::int64_t r = std::min(side, rows - row), n = std::min(side, cols - col);
+        for (std::int64_t i = 0; i < r; ++i) std::copy_n(sums + (row + i) * cols + col, n, square + i * side);
+        run_program_block(*program, in.data(), to_pieces.data(), {row, r, col, n, square}, scratch.raw());
+      }
+    for (std::size_t k = 0; k < whole.size(); ++k) EXPECT_EQ(std::memcmp(whole[k].raw(), pieces[k].raw(), whole[k].bytes()), 0) << form << " " << k;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -140,13 +141,13 @@ TEST(LmBatch, RepeatsShortTextAndRefusesNone) {
   EXPECT_THROW(lm_batch({7}, 2, 8, 1, 0), Error);
 }
 
-struct Documents {
+struct TokenDocuments {
   std::vector<TokenId> tokens;
   std::vector<std::int64_t> starts;
 };
 // Ordinary tokens in a rising order within each document, so that "consecutive" can be read off.
-Documents rising(int documents, int length) {
-  Documents out;
+TokenDocuments rising(int documents, int length) {
+  TokenDocuments out;
   for (int d = 0; d < documents; ++d) {
     out.starts.push_back(static_cast<std::int64_t>(out.tokens.size()));
     for (int i = 0; i < length; ++i) out.tokens.push_back((d * 37 + i) % 256);
@@ -157,7 +158,7 @@ Documents rising(int documents, int length) {
 
 TEST(MlmBatch, HasTheFormOfBert) {
   const auto t = tokenizer();
-  const Documents d = rising(20, 90);
+  const TokenDocuments d = rising(20, 90);
   const TokenId cls = t->special("<|cls|>"), sep = t->special("<|sep|>"), pad = t->special("<|pad|>"), mask = t->special("<|mask|>");
   std::int64_t targets = 0, masked = 0, kept = 0, ordinary = 0, random_pairs = 0, rows = 0, short_rows = 0;
   for (std::uint64_t index = 0; index < 40; ++index) {
@@ -206,7 +207,7 @@ TEST(MlmBatch, HasTheFormOfBert) {
 }
 
 TEST(MlmBatch, IsPureAndRanksAreDisjoint) {
-  const Documents d = rising(5, 50);
+  const TokenDocuments d = rising(5, 50);
   const auto make = [&](std::int64_t batch, std::uint64_t index, int rank, int ranks) {
     return values(mlm_batch(d.tokens, d.starts, *tokenizer(), batch, 32, 5, index, rank, ranks).inputs);
   };
@@ -220,10 +221,10 @@ TEST(MlmBatch, IsPureAndRanksAreDisjoint) {
 
 TEST(MlmBatch, CopesWithTinyTextAndNamesWhatIsMissing) {
   for (int length = 2; length < 6; ++length) {
-    const Documents d = rising(1, length);
+    const TokenDocuments d = rising(1, length);
     for (std::uint64_t i = 0; i < 20; ++i) EXPECT_NO_THROW(mlm_batch(d.tokens, d.starts, *tokenizer(), 4, 16, 1, i));
   }
-  const Documents tiny = rising(3, 1);
+  const TokenDocuments tiny = rising(3, 1);
   EXPECT_THROW(mlm_batch(tiny.tokens, tiny.starts, *tokenizer(), 4, 16, 1, 0), Error);
   const auto bare = train_byte_bpe([](std::string&) { return false; }, {.vocab_size = 257, .specials = {"<|endoftext|>"}});
   EXPECT_THROW(mlm_batch({1, 2, 3}, {0}, *bare, 4, 16, 1, 0), Error);
@@ -234,6 +235,21 @@ TEST(Prefetcher, GivesBatchesInOrder) {
   Prefetcher<std::uint64_t> p([](std::uint64_t i) { return i * i; }, 5, 3);
   for (std::uint64_t i = 5; i < 200; ++i) ASSERT_EQ(p.next(), i * i);
   EXPECT_GE(p.waited_seconds(), 0.0);
+}
+
+TEST(Prefetcher, ManyWorkersGiveTheSameOrder) {
+  for (const int workers : {1, 2, 4, 7}) {
+    Prefetcher<std::uint64_t> p(
+        [](std::uint64_t i) {
+          if (i % 5 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));   // later ones are ready earlier
+          return i * i;
+        },
+        11, 3, workers);
+    for (std::uint64_t i = 11; i < 150; ++i) ASSERT_EQ(p.next(), i * i) << workers;
+  }
+  Prefetcher<int> failing([](std::uint64_t i) -> int { if (i == 5) fail("no more after {}", i); return static_cast<int>(i); }, 0, 8, 4);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(failing.next(), i);
+  EXPECT_THROW(failing.next(), Error);
 }
 
 TEST(Prefetcher, RethrowsAfterTheGoodOnesAndStopsWithWorkLeft) {

@@ -2,16 +2,15 @@
 #include "data/batches.h"
 
 namespace rhetor {
-namespace {
 
-// "<|name|>" in content becomes "< |name|>": still readable, but no longer a special token. Other uses of "<|" stay.
-void append_content(std::string_view content, std::string& out) {
+std::string neutralised(std::string_view content) {
   constexpr std::size_t kLongestName = 512;
+  std::string out;
   for (std::size_t at = 0; at < content.size();) {
     const std::size_t open = content.find("<|", at);
     if (open == std::string_view::npos) {
       out += content.substr(at);
-      return;
+      break;
     }
     out += content.substr(at, open - at);
     std::size_t end = open + 2;
@@ -20,9 +19,8 @@ void append_content(std::string_view content, std::string& out) {
     out += end > open + 2 && content.substr(end, 2) == "|>" ? "< |" : "<|";
     at = open + 2;
   }
+  return out;
 }
-
-}  // namespace
 
 std::string render_chat(const std::vector<ChatMessage>& messages, bool open_answer) {
   if (messages.empty()) fail("the conversation has no messages; give at least one with the role \"user\"");
@@ -31,8 +29,7 @@ std::string render_chat(const std::vector<ChatMessage>& messages, bool open_answ
     if (message.role != "system" && message.role != "user" && message.role != "assistant")
       fail("the role '{}' is unknown; a message is of the role system, user or assistant", message.role.substr(0, 40));
     out += "<|" + message.role + "|>";
-    append_content(message.content, out);
-    out += "<|end|>";
+    out += neutralised(message.content) + "<|end|>";
   }
   if (open_answer) out += "<|assistant|>";
   return out;

@@ -1,36 +1,17 @@
 #include <algorithm>
-#include <exception>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "base/thread_pool.h"
 #include "data/batches.h"
+#include "data/encode_documents.h"
+#include "text/token_roles.h"
 
 namespace rhetor {
 namespace {
 
-constexpr std::size_t kBatchBytes = 8 << 20;  // documents encoded in parallel at a time
+constexpr std::size_t kEncodedTogether = 8 << 20;  // documents encoded in parallel at a time
 constexpr std::uint64_t kSplitStream = 0x73706c6974;
-
-// Encodes in parallel, returns in order.
-std::vector<std::vector<TokenId>> encoded(const std::vector<std::string>& documents, const Tokenizer& tokenizer) {
-  std::vector<std::vector<TokenId>> out(documents.size());
-  std::vector<std::exception_ptr> errors(documents.size());
-  default_pool().parallel_for(static_cast<std::int64_t>(documents.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      try {
-        out[i] = tokenizer.encode(documents[i], true);
-      } catch (...) {
-        errors[i] = std::current_exception();  // pool tasks must not throw
-      }
-    }
-  });
-  for (const auto& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-  return out;
-}
 
 // Which documents are for validation: shuffled ones, as long as they fit into the fraction of tokens. Empty if none fits.
 std::vector<bool> chosen(const std::vector<std::int64_t>& starts, std::int64_t total, double fraction, std::uint64_t seed) {
@@ -58,13 +39,13 @@ TokenSet tokenize_corpus(Corpus& corpus, const Tokenizer& tokenizer, double vali
   if (!(validation_fraction >= 0.0 && validation_fraction < 1.0))
     fail("the validation fraction is {}, expected 0 or more and below 1", validation_fraction);
   TokenSet out;
-  const TokenId separator = tokenizer.special("<|endoftext|>");
+  const TokenId separator = token_for(tokenizer, TokenRole::end_of_text);
   std::vector<std::string> documents;
   std::string document;
   for (bool more = true; more;) {
     documents.clear();
-    for (std::size_t bytes = 0; bytes < kBatchBytes && (more = corpus.next(document)); bytes += document.size()) documents.push_back(document);
-    for (const auto& ids : encoded(documents, tokenizer)) {
+    for (std::size_t bytes = 0; bytes < kEncodedTogether && (more = corpus.next(document)); bytes += document.size()) documents.push_back(document);
+    for (const auto& ids : encode_documents(documents, tokenizer)) {
       out.train_documents.push_back(static_cast<std::int64_t>(out.train.size()));
       out.train.insert(out.train.end(), ids.begin(), ids.end());
       if (separator >= 0) out.train.push_back(separator);

@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "data/batches.h"
 #include "data/corpus.h"
+#include "generate/logprobs.h"
+#include "text/token_roles.h"
 
 namespace rhetor {
 namespace {
@@ -20,7 +22,7 @@ constexpr std::int32_t kIgnored = -100;
 std::vector<TokenId> read_tokens(const Tokenizer& tokenizer, const std::filesystem::path& text, std::int64_t max_tokens,
                                  std::vector<std::int64_t>* starts = nullptr) {
   Corpus corpus({text});
-  const TokenId end = tokenizer.special("<|endoftext|>");
+  const TokenId end = token_for(tokenizer, TokenRole::end_of_text);
   std::vector<TokenId> out;
   std::string document;
   while (corpus.next(document)) {
@@ -78,14 +80,6 @@ struct Scoring {
   std::int64_t total = 0, seq = 0, windows = 0;
   PerplexityResult out;
 };
-
-// -log softmax(logits)[target], nats.
-double token_loss(std::span<const float> logits, TokenId target) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
-  return std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(target)] - top);
-}
 
 }  // namespace
 
@@ -152,7 +146,7 @@ PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::p
       session.run();
       for (std::size_t row = 0; row < targets.size(); ++row) {
         if (targets[row] == kIgnored) continue;
-        sum += token_loss(logits.data<float>().subspan(row * width, width), targets[row]);
+        sum -= token_logprob(logits.data<float>().subspan(row * width, width), targets[row], 0, 0).logprob;
         scoring.count(targets[row]);
       }
     }

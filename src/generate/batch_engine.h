@@ -9,20 +9,32 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "generate/generator.h"
 
 namespace rhetor {
 
+// What a stream gets: text that is complete, and the log-probabilities (if asked for) of the tokens chosen since the last piece.
+struct TextPiece {
+  std::int64_t index = 0;   // which of n
+  std::string_view text;
+  std::span<const TokenLogprob> logprobs;
+};
+
 struct BatchRequest {
   std::vector<TokenId> prompt;
   Sampling sampling;
-  OnText on_text;                                  // optional; return false to cancel
-  std::function<void(const Generation&)> on_done;  // optional; called from step() or cancel()
-  // Optional: what to do when this sequence alone fails (its logits are not finite): it is called instead of on_done and its
+  OnText on_text;                                  // optional; return false to cancel that answer
+  std::function<void(const Generation&)> on_done;  // optional; called once an answer, from step() or cancel()
+  // Optional: what to do when this sequence alone fails (its logits are not finite): it is called instead of on_done, and its
   // neighbours go on. Without it step() throws.
   std::function<void(std::exception_ptr)> on_error;
+  // Optional, instead of on_text: as above, with what n > 1 and log-probabilities need.
+  std::function<bool(const TextPiece&)> on_piece;
+  // If not empty nothing is chosen: these tokens follow, and the result holds their log-probabilities (generate/score.h).
+  std::vector<TokenId> forced;
 };
 
 class BatchEngine {
@@ -34,8 +46,9 @@ class BatchEngine {
   BatchEngine(const BatchEngine&) = delete;
   BatchEngine& operator=(const BatchEngine&) = delete;
 
-  // Queues a sequence; it joins when a slot is free. Fails if the prompt does not fit the context (naming both lengths), holds an
-  // id outside the vocabulary, or the sampling is out of range.
+  // Queues a sequence (with n > 1 or beams: several under one id); it joins when a slot is free, a beam search when it has one a beam.
+  // The prompt prefilled last is kept: the same one again, as by n > 1, costs no prefill. Fails if the prompt does not fit the context (naming
+  // both lengths), holds an id outside the vocabulary, the sampling is out of range, or it asks for more beams than there are slots.
   Id add(BatchRequest request);
   // Compiles everything that step() may need, so that no running sequence waits for it later.
   void prepare();

@@ -6,10 +6,15 @@
 
 namespace rhetor {
 
-ChatWindow::ChatWindow(const LanguageModel& model) : tokenizer_(model.tokenizer()), context_(model.config().context) {
+ChatWindow::ChatWindow(const LanguageModel& model) : tokenizer_(model.tokenizer()), template_(model.chat_template()), context_(model.config().context) {
   if (!tokenizer_) fail("the model '{}' has no tokenizer; generation needs one", model.name());
+  specials_ = tokenizer_->specials();
   for (std::int64_t id = 0; id < tokenizer_->vocab_size(); ++id)
     longest_ = std::max(longest_, static_cast<std::int64_t>(tokenizer_->token_bytes(static_cast<TokenId>(id)).size()));
+}
+
+std::string ChatWindow::render(const std::vector<ChatMessage>& messages, bool open_answer) const {
+  return template_->render(messages, open_answer, specials_);
 }
 
 std::int64_t ChatWindow::tokens_at_least(std::size_t bytes) const { return static_cast<std::int64_t>(bytes) / longest_; }
@@ -24,7 +29,7 @@ std::vector<TokenId> ChatWindow::encode(std::string_view text, bool specials) co
 }
 
 ChatWindow::Fit ChatWindow::fit(const std::vector<ChatMessage>& messages, std::int64_t answer) const {
-  if (messages.empty()) render_chat(messages, true);  // fails, saying what is missing
+  if (messages.empty()) render(messages, true);  // fails, saying what is missing
   const std::int64_t room = context_ - std::min(answer, context_ / 2);
   const std::size_t last = messages.size() - 1;
   std::size_t systems = 0;
@@ -32,9 +37,9 @@ ChatWindow::Fit ChatWindow::fit(const std::vector<ChatMessage>& messages, std::i
   // Special tokens part the text, so a conversation's tokens are those of its messages, one after the other.
   const auto size = [&](std::size_t i) {
     const std::int64_t least = tokens_at_least(messages[i].content.size());
-    return least >= context_ ? least : static_cast<std::int64_t>(tokenizer_->encode(render_chat({messages[i]}, false), true).size());
+    return least >= context_ ? least : static_cast<std::int64_t>(tokenizer_->encode(render({messages[i]}, false), true).size());
   };
-  std::int64_t total = size(last) + static_cast<std::int64_t>(tokenizer_->encode("<|assistant|>", true).size());
+  std::int64_t total = size(last) + static_cast<std::int64_t>(tokenizer_->encode(template_->open, true).size());
   for (std::size_t i = 0; i < systems; ++i) total += size(i);
   const auto refuse = [&] {
     fail(ErrorKind::resource, "{} {} tokens, the model's context holds {}; shorten {}",
@@ -56,7 +61,7 @@ ChatWindow::Fit ChatWindow::fit(const std::vector<ChatMessage>& messages, std::i
   for (;; ++begin) {
     std::vector<ChatMessage> window(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(systems));
     window.insert(window.end(), messages.begin() + static_cast<std::ptrdiff_t>(begin), messages.end());
-    Fit out{.tokens = tokenizer_->encode(render_chat(window, true), true), .dropped = begin - systems};
+    Fit out{.tokens = tokenizer_->encode(render(window, true), true), .dropped = begin - systems};
     total = static_cast<std::int64_t>(out.tokens.size());
     if (total < context_) return out;
     // A tokenizer without our special tokens may count a little differently.

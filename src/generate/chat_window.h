@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,7 +30,11 @@ class ChatWindow {
  private:
   std::int64_t tokens_at_least(std::size_t bytes) const;
 
+  std::string render(const std::vector<ChatMessage>& messages, bool open_answer) const;
+
   TokenizerPtr tokenizer_;
+  ChatTemplatePtr template_;
+  std::vector<std::string> specials_;
   std::int64_t context_ = 0;
   std::int64_t longest_ = 1;   // bytes of the longest token
 };

@@ -2,7 +2,8 @@
 // /v1/embeddings, /v1/classify, /v1/qa, /v1/rank and behind `rhetor embed|rank|ask|eval`.
 //
 // Thread-safety: an EncoderModel is immutable; every member may be called concurrently. Texts are sorted into length buckets and batched;
-// a result does not depend on its neighbours.
+// a result does not depend on its neighbours beyond the rounding of a
+// sum: another batch size may take another kernel.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ class EncoderModel {
   virtual bool can_answer() const = 0;     // span QA
   virtual bool can_tag() const = 0;
   virtual bool can_rank() const = 0;       // a ranking head, otherwise cosine of embeddings
+  virtual bool can_choose() const { return false; }   // multiple choice
 
   // [texts][hidden], each of length 1. A text longer than the context is cut, unless the caller checks tokens() first.
   virtual std::vector<std::vector<float>> embed(std::span<const std::string> texts) const = 0;
@@ -63,6 +65,8 @@ class EncoderModel {
   virtual std::vector<std::vector<TaggedWord>> tag(std::span<const std::string> texts) const = 0;
   // One score a document, higher is better, in the given order.
   virtual std::vector<double> rank(const std::string& query, std::span<const std::string> documents) const = 0;
+  // The probability of each choice to be the right one. `text.second`, where given, stands before each choice (a question after a passage).
+  virtual std::vector<double> choose(const TextPair& text, std::span<const std::string> choices) const;
 };
 using EncoderModelPtr = std::shared_ptr<const EncoderModel>;
 

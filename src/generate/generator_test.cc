@@ -16,21 +16,7 @@ using ::testing::HasSubstr;
 
 // The token after `ids` by a full forward pass without a cache.
 TokenId full_forward(const Model& model, const std::vector<TokenId>& ids, const Sampling& sampling, std::uint64_t counter) {
-  const auto length = static_cast<std::int64_t>(ids.size());
-  Session session(
-      compile(build_model(model.config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = length}), model.weights));
-  std::copy(ids.begin(), ids.end(), session.input("tokens").data<std::int32_t>().begin());
-  session.run();
-  const auto logits = session.output("logits").data<float>();
-  const auto width = static_cast<std::size_t>(model.config.vocab);
-  return sample(logits.subspan((ids.size() - 1) * width, width), sampling, counter);
-}
-
-std::vector<TokenId> random_prompt(std::uint64_t seed, std::size_t length) {
-  Rng rng(seed);
-  std::vector<TokenId> out(length);
-  for (auto& id : out) id = static_cast<TokenId>(rng.below(250));
-  return out;
+  return sample(next_logits(model, ids), sampling, counter);
 }
 
 TEST(Generate, CachedEqualsFullForward) {
@@ -100,28 +86,6 @@ TEST(Generate, LengthIsLimitedByTokensAndContext) {
   EXPECT_THROW(generate(*language, {1, 100000}, many), Error);
   EXPECT_THROW(generate(*language, {1, -1}, many), Error);
   EXPECT_EQ(generate(*language, {}, {.max_tokens = 1}).prompt_tokens, 1);  // begins with <|endoftext|>
-}
-
-// Weights that make token t be followed by script[t]: the head reads the token embedding alone.
-std::shared_ptr<Model> scripted(const std::string& text) {
-  auto model = toy_model();
-  ModelConfig& c = model->config;
-  c.hidden = 64, c.heads = c.kv_heads = 8, c.layers = 1, c.tied_embeddings = false;
-  model->weights = init_weights(build_model(c, {}), 1);
-  for (auto& [name, tensor] : model->weights) {
-    if (name != "ln_f.weight") std::memset(tensor.raw(), 0, tensor.bytes());
-  }
-  // Position p holds a one at column p; the head sends column p to the p-th token of the text.
-  const auto ids = model->tokenizer->encode(text);
-  Tensor& places = model->weights.at("wpe.weight");
-  Tensor& head = model->weights.at("lm_head.weight");
-  const TokenId end = model->tokenizer->special("<|end|>");
-  for (std::int64_t p = 0; p < c.context; ++p) {
-    places.data<float>()[static_cast<std::size_t>(p * c.hidden + p)] = 1;
-    const TokenId next = p < static_cast<std::int64_t>(ids.size()) ? ids[static_cast<std::size_t>(p)] : end;
-    head.data<float>()[static_cast<std::size_t>(next * c.hidden + p)] = 1;
-  }
-  return model;
 }
 
 TEST(Generate, StreamsWholeCharactersAndStopsAtEnd) {

@@ -58,6 +58,7 @@ class FolderModel final : public LanguageModel {
     for (const auto& [weight, tensor] : model_->weights) bytes += tensor.bytes();
     return bytes;
   }
+  ChatTemplatePtr chat_template() const override { return options_.chat_template ? options_.chat_template : LanguageModel::chat_template(); }
   std::int64_t prefill_bucket(std::int64_t seq) const override { return choose_bucket(buckets_, seq); }
   ExecutablePtr cached(std::int64_t batch, std::int64_t seq) const override {
     const std::int64_t size = seq == 1 ? 1 : prefill_bucket(seq);
@@ -88,7 +89,9 @@ LanguageModelPtr open_language_model(const std::filesystem::path& path, const Op
     ModelPtr model = load_model(path);
     if (!model->tokenizer)
       fail(ErrorKind::not_found, "the model folder '{}' has no tokenizer.json; without it there is no text, only numbers", path.string());
-    return make_language_model(std::move(model), options);
+    OpenOptions own = options;
+    if (!own.chat_template) own.chat_template = load_chat_template(path, model->tokenizer);
+    return make_language_model(std::move(model), own);
   }
   if (!std::filesystem::exists(path, error))
     fail(ErrorKind::not_found, "'{}' does not exist; give a model folder or a .plan file", path.string());

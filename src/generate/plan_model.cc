@@ -13,11 +13,14 @@ namespace {
 
 class PlanModel final : public LanguageModel {
  public:
-  PlanModel(Plan plan, const std::string& file) : plan_(std::move(plan)), file_(file) {
+  PlanModel(Plan plan, const std::string& file, ChatTemplatePtr chat_template) : plan_(std::move(plan)), file_(file) {
     config_ = ModelConfig::from_json(blob("config.json"), file_);
     require_language_model(config_, file_);
     if (plan_.blobs.contains("tokenizer.json")) tokenizer_ = tokenizer_from_json(blob("tokenizer.json"), file_);
     name_ = blob("name");
+    chat_template_ = chat_template;
+    if (!chat_template_ && plan_.blobs.contains("chat_template.json"))
+      chat_template_ = std::make_shared<const ChatTemplate>(parse_chat_template(blob("chat_template.json"), fmt::format("chat_template.json in '{}'", file_)));
     for (const auto& [entry, executable] : plan_.executables) {
       long long batch = 0, seq = 0;
       if (std::sscanf(entry.c_str(), "cached.b%lld.s%lld", &batch, &seq) != 2) continue;
@@ -36,6 +39,7 @@ class PlanModel final : public LanguageModel {
   const TokenizerPtr& tokenizer() const override { return tokenizer_; }
   const std::string& name() const override { return name_; }
   std::uint64_t weight_bytes() const override { return plan_.weight_bytes; }
+  ChatTemplatePtr chat_template() const override { return chat_template_ ? chat_template_ : LanguageModel::chat_template(); }
   std::int64_t prefill_bucket(std::int64_t seq) const override { return choose_bucket(buckets_, seq); }
   std::vector<std::int64_t> decode_batches() const override { return batches_; }
   ExecutablePtr cached(std::int64_t batch, std::int64_t seq) const override {
@@ -60,6 +64,7 @@ class PlanModel final : public LanguageModel {
   std::string file_, name_;
   ModelConfig config_;
   TokenizerPtr tokenizer_;
+  ChatTemplatePtr chat_template_;   // null: the default
   std::vector<std::int64_t> batches_, buckets_;
 };
 
@@ -87,11 +92,12 @@ void compile_to_plan(const std::filesystem::path& path, const std::filesystem::p
   plan.blobs["config.json"] = model->config.to_json();
   plan.blobs["name"] = model->name;
   if (model->tokenizer) plan.blobs["tokenizer.json"] = model->tokenizer->to_json();
+  plan.blobs["chat_template.json"] = (options.chat_template ? options.chat_template : load_chat_template(path, model->tokenizer))->to_json();
   save_plan(out, plan);
 }
 
 LanguageModelPtr open_plan_model(const std::filesystem::path& path, const OpenOptions& options) {
-  return std::make_shared<const PlanModel>(load_plan(path, options.compile), path.string());
+  return std::make_shared<const PlanModel>(load_plan(path, options.compile), path.string(), options.chat_template);
 }
 
 }  // namespace rhetor

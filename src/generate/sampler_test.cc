@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "generate/generator.h"
-#include "generate/stop_filter.h"
 
 namespace rhetor {
 namespace {
@@ -50,6 +49,12 @@ TEST(Sampler, FollowsTheDistribution) {
   expect_frequencies(logits, {.temperature = 1, .top_k = 2}, {0, 4.0 / 7, 0, 3.0 / 7});
   expect_frequencies(logits, {.temperature = 1, .top_p = 0.75}, {0, 4.0 / 9, 2.0 / 9, 3.0 / 9});  // 0.4 + 0.3 < 0.75 <= 0.9
   expect_frequencies(logits, {.temperature = 1, .top_p = 0.05}, {0, 1, 0, 0});
+  expect_frequencies(logits, {.temperature = 1, .min_p = 0.6}, {0, 4.0 / 7, 0, 3.0 / 7});   // 0.6 of 0.4 is 0.24
+  expect_frequencies(logits, {.temperature = 2, .min_p = 0.6},                              // sqrt(0.2 / 0.4) = 0.71 now passes
+                     {0, 2 / (2 + std::sqrt(2) + std::sqrt(3)), std::sqrt(2) / (2 + std::sqrt(2) + std::sqrt(3)),
+                      std::sqrt(3) / (2 + std::sqrt(2) + std::sqrt(3))});
+  expect_frequencies(logits, {.temperature = 1, .min_p = 1}, {0, 1, 0, 0});
+  expect_frequencies(logits, {.temperature = 1, .top_k = 3, .top_p = 0.5, .min_p = 0.2}, {0, 4.0 / 7, 0, 3.0 / 7});   // 0.4/0.9 < 0.5
 }
 
 TEST(Sampler, ACounterAndSeedGiveOneToken) {
@@ -62,6 +67,14 @@ TEST(Sampler, ACounterAndSeedGiveOneToken) {
   }
   EXPECT_EQ(same_seed, 100);
   EXPECT_LT(other_seed, 15);
+}
+
+TEST(Sampler, AnswersDrawFromStreamsOfTheirOwn) {
+  const std::vector<float> logits(50, 0.0f);
+  int same = 0;
+  for (std::uint64_t i = 0; i < 100; ++i) same += sample(logits, {.temperature = 1}, i, 0) == sample(logits, {.temperature = 1}, i, 1);
+  EXPECT_LT(same, 15);
+  EXPECT_EQ(sample(logits, {.temperature = 1}, 3, 0), sample(logits, {.temperature = 1}, 3));
 }
 
 TEST(Sampler, RangesAreNamed) {
@@ -79,36 +92,19 @@ TEST(Sampler, RangesAreNamed) {
   EXPECT_THAT(error({.top_p = 0}), ::testing::HasSubstr("top_p"));
   EXPECT_THAT(error({.max_tokens = 0}), ::testing::HasSubstr("max_tokens"));
   EXPECT_THAT(error({.stop = {""}}), ::testing::HasSubstr("stop string is empty"));
+  EXPECT_THAT(error({.min_p = 1.5}), ::testing::HasSubstr("min_p must be from 0"));
+  EXPECT_THAT(error({.repetition_penalty = 0}), ::testing::HasSubstr("repetition_penalty must be from 0.1 to 10"));
+  EXPECT_THAT(error({.presence_penalty = 2.5}), ::testing::HasSubstr("presence_penalty must be from -2 to 2"));
+  EXPECT_THAT(error({.frequency_penalty = NAN}), ::testing::HasSubstr("frequency_penalty"));
+  EXPECT_THAT(error({.logit_bias = {{7, 200}}}), ::testing::HasSubstr("logit_bias of token 7"));
+  EXPECT_THAT(error({.logit_bias = {{-7, 1}}}), ::testing::HasSubstr("the token -7"));
+  EXPECT_THAT(error({.logprobs = true, .top_logprobs = 21}), ::testing::HasSubstr("top_logprobs must be from 0 to 20"));
+  EXPECT_THAT(error({.top_logprobs = 2}), ::testing::HasSubstr("logprobs is off"));
+  EXPECT_THAT(error({.n = 0}), ::testing::HasSubstr("n must be from 1 to 128"));
+  EXPECT_THAT(error({.beams = 33}), ::testing::HasSubstr("beams must be from 1 (off) to 32"));
+  EXPECT_THAT(error({.n = 3, .beams = 2}), ::testing::HasSubstr("more than the 2 beams"));
+  EXPECT_THAT(error({.length_penalty = INFINITY}), ::testing::HasSubstr("length_penalty"));
   EXPECT_EQ(error({}), "");
-}
-
-TEST(StopFilter, FindsAStopStringHoweverItIsCut) {
-  const std::string text = "abcabdone<<END>>rest";
-  for (std::size_t piece = 1; piece < text.size(); ++piece) {
-    StopFilter filter({"<<END>>", "zzz"});
-    std::string out;
-    for (std::size_t at = 0; at < text.size(); at += piece) out += filter.push(text.substr(at, piece));
-    out += filter.finish();
-    EXPECT_EQ(out, "abcabdone");
-    EXPECT_TRUE(filter.stopped());
-  }
-}
-
-TEST(StopFilter, HoldsBackOnlyWhatIsUndecided) {
-  StopFilter filter({"aab"});
-  EXPECT_EQ(filter.push("xa"), "x");
-  EXPECT_EQ(filter.push("a"), "");
-  EXPECT_EQ(filter.push("a"), "a");  // "aaa": the last two may still begin "aab"
-  EXPECT_EQ(filter.push("c"), "aac");
-  EXPECT_EQ(filter.push("a"), "");
-  EXPECT_EQ(filter.finish(), "a");
-  EXPECT_FALSE(filter.stopped());
-}
-
-TEST(StopFilter, TheEarliestStopStringWins) {
-  StopFilter filter({"late", "now"});
-  EXPECT_EQ(filter.push("stop now, not late"), "stop ");
-  EXPECT_EQ(filter.push("more"), "");
 }
 
 }  // namespace

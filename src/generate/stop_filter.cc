@@ -7,9 +7,14 @@ namespace rhetor {
 std::string StopFilter::push(std::string_view piece) {
   if (stopped_) return {};
   held_ += piece;
-  // The earliest stop string ends the text; of two that begin at the same place either gives the same text.
-  std::size_t first = std::string::npos;
-  for (const auto& stop : stops_) first = std::min(first, held_.find(stop));
+  // As if the text came byte by byte: the stop string that is complete first ends it, of several the longest, so that it does not matter
+  // how the text is cut into pieces.
+  std::size_t first = std::string::npos, end = std::string::npos;
+  for (const auto& stop : stops_) {
+    const std::size_t at = held_.find(stop);
+    if (at == std::string::npos) continue;
+    if (at + stop.size() < end || (at + stop.size() == end && at < first)) first = at, end = at + stop.size();
+  }
   if (first != std::string::npos) {
     stopped_ = true;
     std::string out = held_.substr(0, first);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "base/rng.h"
@@ -39,6 +40,48 @@ inline std::shared_ptr<Model> toy_model(const std::string& family = "gpt2", std:
     for (float& x : tensor.data<float>()) x = static_cast<float>(0.25 * rng.normal());
   }
   model->name = "toy";
+  return model;
+}
+
+inline std::vector<TokenId> random_prompt(std::uint64_t seed, std::size_t length) {
+  Rng rng(seed);
+  std::vector<TokenId> out(length);
+  for (auto& id : out) id = static_cast<TokenId>(rng.below(250));
+  return out;
+}
+
+// [V] after `ids` by a full forward pass without a cache, the reference of everything that has one.
+inline std::vector<float> next_logits(const Model& model, const std::vector<TokenId>& ids) {
+  const auto length = static_cast<std::int64_t>(ids.size());
+  Session session(
+      compile(build_model(model.config, {.task = BuildSpec::Task::logits, .batch = 1, .seq = length}), model.weights));
+  std::copy(ids.begin(), ids.end(), session.input("tokens").data<std::int32_t>().begin());
+  session.run();
+  const auto logits = session.output("logits").data<float>();
+  const auto width = static_cast<std::size_t>(model.config.vocab);
+  const auto last = logits.subspan((ids.size() - 1) * width, width);
+  return {last.begin(), last.end()};
+}
+
+// Weights that make token t be followed by script[t]: the head reads the token embedding alone.
+inline std::shared_ptr<Model> scripted(const std::string& text) {
+  auto model = toy_model();
+  ModelConfig& c = model->config;
+  c.hidden = 64, c.heads = c.kv_heads = 8, c.layers = 1, c.tied_embeddings = false;
+  model->weights = init_weights(build_model(c, {}), 1);
+  for (auto& [name, tensor] : model->weights) {
+    if (name != "ln_f.weight") std::memset(tensor.raw(), 0, tensor.bytes());
+  }
+  // Position p holds a one at column p; the head sends column p to the p-th token of the text.
+  const auto ids = model->tokenizer->encode(text);
+  Tensor& places = model->weights.at("wpe.weight");
+  Tensor& head = model->weights.at("lm_head.weight");
+  const TokenId end = model->tokenizer->special("<|end|>");
+  for (std::int64_t p = 0; p < c.context; ++p) {
+    places.data<float>()[static_cast<std::size_t>(p * c.hidden + p)] = 1;
+    const TokenId next = p < static_cast<std::int64_t>(ids.size()) ? ids[static_cast<std::size_t>(p)] : end;
+    head.data<float>()[static_cast<std::size_t>(next * c.hidden + p)] = 1;
+  }
   return model;
 }
 

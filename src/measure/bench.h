@@ -24,7 +24,7 @@ std::string to_table(const BenchResult& result);
 std::string to_json(const BenchResult& result);
 
 struct BenchOptions {
-  std::string model = "bert-base", device = "cpu", dtype = "f32", filter;
+  std::string model = "bert-base", device = "cpu", dtype = "f32", filter;   // dtype: f32, bf16, int8, int4 (model, generate)
   std::int64_t seq = 128, batch = 1, prompt = 128, tokens = 64;
   int threads = 0;                   // 0 = all
   double seconds = 3;                // measuring time a row, after warm-up
@@ -32,7 +32,7 @@ struct BenchOptions {
 BenchResult bench_ops(const BenchOptions& options);       // the op matrix's benchmark samples: time, GB/s, GFLOP/s, % of floor, what limits
 BenchResult bench_model(const BenchOptions& options);     // keys latency_ms_p50, throughput_per_s, floor_ms, memory_bytes, ...
 BenchResult bench_train(const BenchOptions& options);     // tokens_per_s, step_ms_p50, memory_bytes, floor_ms
-BenchResult bench_generate(const BenchOptions& options);  // prefill_ms, decode_tokens_per_s, floor_ms
+BenchResult bench_generate(const BenchOptions& options);  // prefill_ms, prefill_floor_ms, decode_ms, floor_ms, ...
 
 // What this machine can do with operations in `dtype` (f32, bf16, int8) and a working set of so many bytes: the best of several probes,
 // measured at first use (about a second) and kept.

@@ -1,6 +1,8 @@
 // bench model, bench train, bench generate: whole models on random weights (or a model folder's).
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <vector>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -24,9 +26,40 @@ std::string describe(const BenchOptions& o, const std::string& rest) {
   return fmt::format("{} {} {}, threads {}", o.model, o.dtype, rest, thread_count(o));
 }
 
+// Random groups of 4-bit weights: what they hold does not change the speed, and choosing the best scales for a billion would take long.
+void invent_int4(Model& model) {
+  model.config.quantization = kInt4;
+  std::vector<unsigned char> pool(1 << 20);
+  Rng rng(7);
+  for (unsigned char& byte : pool) byte = static_cast<unsigned char>(rng.u32());
+  Weights made;
+  for (const auto& [name, expected] : expected_weights(model.config)) {
+    if (const auto known = model.weights.find(name); known != model.weights.end()) {
+      made.emplace(name, known->second);
+      continue;
+    }
+    if (!expected.required) continue;
+    Tensor tensor = Tensor::uninitialized(expected.type);
+    if (is_float(tensor.dtype())) {
+      for (std::int64_t i = 0; i < tensor.elements(); ++i) tensor.set(i, 0.004);
+    } else {
+      auto* to = static_cast<unsigned char*>(tensor.raw());
+      for (std::size_t at = 0; at < tensor.bytes(); at += pool.size())
+        std::copy_n(pool.data(), std::min(pool.size(), tensor.bytes() - at), to + at);
+    }
+    made.emplace(name, std::move(tensor));
+  }
+  model.weights = std::move(made);
+}
+
 // A folder's model, or a preset with random weights.
 ModelPtr open_or_invent(const BenchOptions& options) {
-  if (std::filesystem::is_directory(options.model)) return load_model(options.model);
+  if (std::filesystem::is_directory(options.model)) {
+    ModelPtr model = load_model(options.model);
+    if (options.dtype == "int4" && !model->config.quantization.starts_with(kInt4))
+      fail("--dtype int4 needs a model with 4-bit weights, '{}' has none; make one with `rhetor compress --int4`", options.model);
+    return model;
+  }
   auto model = std::make_shared<Model>();
   model->config = model_preset(options.model);
   model->name = options.model;
@@ -34,6 +67,7 @@ ModelPtr open_or_invent(const BenchOptions& options) {
   spec.task = model->config.family == "bert" ? Task::hidden : Task::logits;
   spec.seq = std::min<std::int64_t>(options.seq, model->config.context);
   model->weights = init_weights(build_model(model->config, spec), 1);
+  if (options.dtype == "int4") invent_int4(*model);
   return model;
 }
 
@@ -44,9 +78,9 @@ CompileOptions compile_options(const BenchOptions& options, const ModelConfig& c
   return compile;
 }
 
-// The precision whose peak bounds the model: int8 weights compute in int8 whatever is asked.
+// The precision whose peak bounds the model: quantised weights compute in int8 whatever is asked.
 std::string arithmetic(const BenchOptions& options, const ModelConfig& config) {
-  return config.quantization == "int8" ? "int8" : options.dtype;
+  return config.quantization.empty() ? options.dtype : "int8";
 }
 
 // Token ids are random words of the vocabulary, other integers zero, lengths full.
@@ -120,6 +154,8 @@ BenchResult bench_generate(const BenchOptions& options) {
   fill_inputs(next, config.vocab, 1);
   for (std::int64_t b = 0; b < options.batch; ++b) first.input("last").set(b, static_cast<double>(options.prompt - 1));
   const Timing prefill_time = measure(options.seconds / 3, [&] { first.run(); });
+  const Floor prefill_floor = floor_of(work_of(*prefill, static_cast<double>(prefill->report().packed_bytes)), threads,
+                                       arithmetic(options, config), prefill_time.p50_ms);
   // Positions walk through the generated range, so that attention reads the cache lengths a real answer would.
   std::int64_t position = options.prompt;
   const Timing decode_time = measure(options.seconds, [&] {
@@ -132,6 +168,7 @@ BenchResult bench_generate(const BenchOptions& options) {
   BenchResult result = new_result(describe(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
   result.rows.push_back({options.model,
                          {{"prefill_ms", prefill_time.p50_ms},
+                          {"prefill_floor_ms", prefill_floor.ms},
                           {"prefill_tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.prompt) / prefill_time.p50_ms},
                           {"decode_ms", decode_time.p50_ms},
                           {"decode_tokens_per_s", 1000.0 * static_cast<double>(options.batch) / decode_time.p50_ms},
@@ -148,7 +185,7 @@ BenchResult bench_train(const BenchOptions& options) {
   spec.config = model_preset(options.model);
   spec.batch = options.batch;
   spec.seq = options.seq;
-  if (options.dtype == "int8") fail("training in int8 is not supported; use f32 or bf16");
+  if (options.dtype.starts_with("int")) fail("training in {} is not supported; use f32 or bf16", options.dtype);
   if (options.seq > spec.config.context) fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, spec.config.context);
   CompileOptions compile;
   if (options.dtype == "bf16") compile.passes.compute = DType::bf16;

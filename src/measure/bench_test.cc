@@ -76,6 +76,10 @@ TEST(Bench, ModelsGiveRowsWithFloors) {
   for (const char* key : {"latency_ms_p50", "throughput_per_s", "floor_ms", "memory_bytes", "runs"}) EXPECT_GT(number(model.rows[0], key), 0) << key;
   EXPECT_THROW(bench_model({.model = "bert-tiny", .seq = 1 << 20}), Error);
   EXPECT_THROW(bench_generate({.model = "bert-tiny"}), Error);
+  for (const char* dtype : {"f32", "int4"}) {
+    const BenchResult decode = bench_generate({.model = "llama-tiny", .dtype = dtype, .prompt = 16, .tokens = 4, .threads = 1, .seconds = 0.01});
+    for (const char* key : {"prefill_ms", "prefill_floor_ms", "decode_ms", "floor_ms"}) EXPECT_GT(number(decode.rows[0], key), 0) << key;
+  }
   EXPECT_THROW(bench_train({.model = "bert-tiny", .dtype = "int8"}), Error);
 }
 

@@ -1,6 +1,6 @@
 // BERT: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", 2019. Post-norm transformer
-// encoder with learned positions and segments. Parameter names and layouts as in Hugging Face's BertForPreTraining,
-// BertForSequenceClassification and BertForQuestionAnswering: linear layers are [out,in].
+// encoder with learned positions and segments. Parameter names and layouts as in Hugging Face's BertForPreTraining and
+// its fine-tuning classes: linear layers are [out,in].
 #include "models/families.h"
 #include "models/layers.h"
 
@@ -12,6 +12,7 @@ using Task = BuildSpec::Task;
 struct Encoder {
   Value table;    // word embeddings [V,C]
   Value hidden;   // [B,S,C]
+  Value lengths;  // i32 [B]
 };
 
 Value encoder_layer(Net& net, Value x, Value lengths, const std::string& name) {
@@ -40,7 +41,7 @@ Encoder encode(Net& net) {
   x = net.dropout(net.layer_norm(x, prefix + "LayerNorm"));
   for (std::int64_t layer = 0; layer < c.layers; ++layer)
     x = encoder_layer(net, x, lengths, fmt::format("bert.encoder.layer.{}", layer));
-  return {table, x};
+  return {table, x, lengths};
 }
 
 // tanh(W h_0 + b) of the first token, [B,C]; h_0 is the row of "[CLS]".
@@ -71,41 +72,28 @@ void pretrain_head(Net& net, const Encoder& encoder, Value pooled) {
   g.output("nsp_loss", nsp);
 }
 
-void classify_head(Net& net, Value pooled) {
-  const std::int64_t labels = net.config().labels;
-  if (labels < 2) fail("a bert classifier needs at least 2 labels, the configuration has {}; set \"labels\"", labels);
-  const Value logits = net.linear(net.dropout(pooled), "classifier", Dim{labels, "labels"}, Layout::out_in, true);
-  net.graph().output("logits", logits);
-  if (net.spec().training) net.graph().output("loss", net.masked_cross_entropy(logits, net.per_sequence("labels")));
-}
-
-// Two scores a token: does the answer start or end here (section 4.2).
-void span_head(Net& net, Value hidden) {
-  Graph& g = net.graph();
-  const Value scores = net.linear(hidden, "qa_outputs", Dim{2}, Layout::out_in, true);  // [B,S,2]
-  const auto column = [&](std::int64_t i) { return reshape(slice(scores, 2, i, i + 1), Shape{net.batch(), net.seq()}); };
-  const Value start = column(0), end = column(1);
-  g.output("start_logits", start);
-  g.output("end_logits", end);
-  if (!net.spec().training) return;
-  const Value start_loss = net.masked_cross_entropy(start, net.per_sequence("start"));
-  const Value end_loss = net.masked_cross_entropy(end, net.per_sequence("end"));
-  g.output("loss", mul(add(start_loss, end_loss), 0.5));
+// As Hugging Face's classes: heads that read every token do without.
+bool has_pooler(const ModelConfig& config) {
+  const TaskKind* kind = find_task_kind(config.task);
+  return !kind || (kind->task != Task::span && kind->task != Task::tag && kind->task != Task::embed);
 }
 
 }  // namespace
 
 Graph build_bert(const ModelConfig& config, const BuildSpec& spec) {
-  require_task(config, spec, {Task::hidden, Task::pretrain, Task::classify, Task::span});
+  if (!is_head(spec.task)) require_task(config, spec, {Task::hidden, Task::pretrain});
   Net net(config, spec);
   const Encoder encoder = encode(net);
-  switch (spec.task) {
-    case Task::pretrain: pretrain_head(net, encoder, pool(net, encoder.hidden)); break;
-    case Task::classify: classify_head(net, pool(net, encoder.hidden)); break;
-    case Task::span: span_head(net, encoder.hidden); break;
-    default:
-      net.graph().output("hidden", encoder.hidden);
-      net.graph().output("pooled", pool(net, encoder.hidden));
+  if (spec.task == Task::pretrain) {
+    pretrain_head(net, encoder, pool(net, encoder.hidden));
+  } else if (spec.task == Task::hidden) {
+    net.graph().output("hidden", encoder.hidden);
+    if (has_pooler(config)) net.graph().output("pooled", pool(net, encoder.hidden));
+  } else {
+    head(net, {.hidden = encoder.hidden,
+               .lengths = encoder.lengths,
+               .pooled = [&] { return net.dropout(pool(net, encoder.hidden)); },
+               .classifier = "classifier"});
   }
   return net.take();
 }

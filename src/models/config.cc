@@ -55,10 +55,11 @@ ModelConfig bert(std::int64_t layers, std::int64_t hidden, std::int64_t heads) {
 }
 
 // Sizes as published: Radford et al. 2019; Touvron et al. 2023 (llama-1.3b: Xia et al. 2023, "Sheared LLaMA"); Devlin et al. 2019
-// and Turc et al. 2019 for the small BERTs.
+// and Turc et al. 2019 for the small BERTs; gpt2-10m is the size that people train on one book.
 const std::vector<Preset>& presets() {
   static const std::vector<Preset> list = {
       {"gpt2-tiny", gpt2(2, 64, 4, 512, 128)},
+      {"gpt2-10m", gpt2(6, 384, 6, 512, 256)},
       {"gpt2", gpt2(12, 768, 12)},
       {"gpt2-124m", gpt2(12, 768, 12)},
       {"gpt2-350m", gpt2(24, 1024, 16)},
@@ -91,7 +92,28 @@ std::string listed(const Names& names) {
   return out;
 }
 
+void validate_task(const ModelConfig& config) {
+  if (!config.task.empty()) {
+    const TaskKind* kind = find_task_kind(config.task);
+    std::vector<std::string_view> names;
+    for (const TaskKind& known : task_kinds()) names.push_back(known.name);
+    if (!kind) fail("there is no task '{}'{}; tasks: {}", config.task, suggestion(config.task, names), listed(names));
+    using Task = BuildSpec::Task;
+    const bool one = kind->task == Task::choice || kind->task == Task::rank;
+    if (one && config.labels != 1) fail("a {} model scores with one label, the configuration has {}", config.task, config.labels);
+    if (kind->task == Task::regress && config.labels < 1) fail("a regression model needs at least one label, the configuration has none");
+    if ((kind->task == Task::classify || kind->task == Task::tag) && config.labels < 2)
+      fail("a {} model needs at least 2 labels, the configuration has {}", config.task, config.labels);
+  }
+  if (!config.label_names.empty() && static_cast<std::int64_t>(config.label_names.size()) != config.labels)
+    fail("the model has {} labels but {} label names", config.labels, config.label_names.size());
+}
+
 }  // namespace
+
+std::string ModelConfig::label_name(std::int64_t i) const {
+  return label_names.empty() ? fmt::format("{}", i) : label_names.at(static_cast<std::size_t>(i));
+}
 
 std::string ModelConfig::to_json() const {
   nlohmann::ordered_json out;
@@ -100,13 +122,15 @@ std::string ModelConfig::to_json() const {
   for (const RealField& f : kRealFields) out[f.name] = this->*f.at;
   out["tied_embeddings"] = tied_embeddings;
   out["quantization"] = quantization;
+  if (!task.empty()) out["task"] = task;
+  if (!label_names.empty()) out["label_names"] = label_names;
   return out.dump(2) + "\n";
 }
 
 ModelConfig ModelConfig::from_json(std::string_view text, const std::string& name) {
   const json doc = json::parse(text, nullptr, false);
   if (doc.is_discarded() || !doc.is_object()) fail("{} is not a JSON object that describes a model", name);
-  std::vector<std::string> known = {"family", "tied_embeddings", "quantization"};
+  std::vector<std::string> known = {"family", "tied_embeddings", "quantization", "task", "label_names"};
   for (const IntField& f : kIntFields) known.emplace_back(f.name);
   for (const RealField& f : kRealFields) known.emplace_back(f.name);
   for (const auto& [key, value] : doc.items())
@@ -125,6 +149,12 @@ ModelConfig ModelConfig::from_json(std::string_view text, const std::string& nam
   for (const RealField& f : kRealFields) get(f.name, out.*f.at, &json::is_number, "a number");
   get("tied_embeddings", out.tied_embeddings, &json::is_boolean, "true or false");
   get("quantization", out.quantization, &json::is_string, "a text");
+  get("task", out.task, &json::is_string, "a text");
+  if (const auto names = doc.find("label_names"); names != doc.end()) {
+    const bool texts = names->is_array() && std::all_of(names->begin(), names->end(), [](const json& n) { return n.is_string(); });
+    if (!texts) fail("{}: \"label_names\" must be a list of texts, found {}", name, names->dump().substr(0, 80));
+    names->get_to(out.label_names);
+  }
   if (out.kv_heads == 0) out.kv_heads = out.heads;
   try {
     out.validate();
@@ -150,8 +180,9 @@ void ModelConfig::validate() const {
   if (kv_heads != heads && family != "llama") fail("a {} model has as many key/value heads as heads, not {} and {}", family, kv_heads, heads);
   if (family == "llama" && hidden / heads % 2 != 0)
     fail("rotary positions need an even head size; {} / {} heads gives {}", hidden, heads, hidden / heads);
-  if (!quantization.empty() && quantization != "int8")
-    fail("the model's quantization '{}' is unknown; expected \"\" or \"int8\"", quantization);
+  if (!quantization.empty() && quantization != kInt8 && quantization != kInt4 && quantization != kInt4Head)
+    fail("the model's quantization '{}' is unknown; expected \"\", \"{}\", \"{}\" or \"{}\"", quantization, kInt8, kInt4, kInt4Head);
+  validate_task(*this);
   const double parameters = static_cast<double>(layers) * static_cast<double>(hidden) * static_cast<double>(4 * hidden + 3 * ffn) +
                             static_cast<double>(vocab + context) * static_cast<double>(hidden);
   if (parameters > 1e12) fail("the model would have about {:.3g} parameters; the limit is 1e12", parameters);

@@ -69,7 +69,7 @@ TEST(Config, SizeDialGivesLegalModels) {
 
 TEST(Config, BuildRefusesWhatTheFamilyLacks) {
   const ModelConfig gpt = tiny("gpt2");
-  EXPECT_THAT(error_of([&] { build_model(gpt, {.task = Task::hidden}); }), HasSubstr("gpt2 model cannot be built for the task 'hidden'"));
+  EXPECT_THAT(error_of([&] { build_model(gpt, {.task = Task::pretrain}); }), HasSubstr("gpt2 model cannot be built for the task 'pretrain'"));
   EXPECT_THAT(error_of([&] { build_model(gpt, {.task = Task::logits, .seq = 25}); }), HasSubstr("longer than the model's context of 24"));
   ModelConfig bert = tiny("bert");
   bert.labels = 0;

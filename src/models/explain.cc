@@ -25,10 +25,10 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
 
   if (options.seq > config.context)
     fail("--seq {} is longer than the context of {}, which is {}", options.seq, model.string(), config.context);
-  const bool stored_int8 = config.quantization == "int8";
-  if (stored_int8 && options.dtype == "bf16")
-    fail("{} holds int8 weights, whose contractions run in int8; give no --dtype, or explain the model it was compressed from",
-         model.string());
+  const bool quantised = !config.quantization.empty();
+  if (quantised && options.dtype == "bf16")
+    fail("{} holds {} weights, whose contractions run in integers; give no --dtype, or explain the model it was compressed from",
+         model.string(), config.quantization);
 
   const BuildSpec spec{.task = config.family == "bert" ? BuildSpec::Task::hidden : BuildSpec::Task::cached,
                        .batch = options.batch,
@@ -43,7 +43,7 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   const ExecutablePtr executable = compile(graph, loaded ? loaded->weights : init_weights(graph, 1), compile_options);
   const std::string title = fmt::format("{}: {} {}, batch {}, {} tokens, {}", loaded ? loaded->name : model.string(), config.family,
                                         config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq,
-                                        stored_int8 ? "int8" : options.dtype);
+                                        quantised ? config.quantization : options.dtype);
   return explain(title, *executable, &graph);
 }
 

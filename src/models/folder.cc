@@ -87,7 +87,8 @@ std::string model_name(const fs::path& folder) {
   fs::path clean = fs::absolute(folder).lexically_normal();
   if (!clean.has_filename()) clean = clean.parent_path();
   const std::string name = clean.filename().string();
-  return name == "int8" ? clean.parent_path().filename().string() + "-int8" : name;
+  const bool form = name == kInt8 || name == kInt4 || name == kInt4Head;
+  return form ? clean.parent_path().filename().string() + "-" + name : name;
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ Value mlp_block(Net& net, Value x, const std::string& name) {
 
 Graph build_gpt2(const ModelConfig& config, const BuildSpec& spec) {
   using Task = BuildSpec::Task;
-  require_task(config, spec, {Task::logits, Task::loss, Task::cached});
+  if (!is_head(spec.task)) require_task(config, spec, {Task::logits, Task::loss, Task::cached, Task::hidden});
   Net net(config, spec);
   const Value ids = net.tokens();
   const Value table = net.param("wte.weight", Shape{Dim{config.vocab, "vocab"}, net.hidden()}, net.normal(0.02));
@@ -43,7 +43,14 @@ Graph build_gpt2(const ModelConfig& config, const BuildSpec& spec) {
     x = add(x, attention_block(net, net.layer_norm(x, name + ".ln_1"), name + ".attn", layer));
     x = add(x, mlp_block(net, net.layer_norm(x, name + ".ln_2"), name + ".mlp"));
   }
-  net.language_head(x, table, "lm_head.weight", [&](Value h) { return net.layer_norm(h, "ln_f"); });
+  const auto norm = [&](Value h) { return net.layer_norm(h, "ln_f"); };
+  if (spec.task == Task::hidden) {
+    net.graph().output("hidden", norm(x));
+  } else if (is_head(spec.task)) {
+    decoder_head(net, norm(x));
+  } else {
+    net.language_head(x, table, "lm_head.weight", norm);
+  }
   return net.take();
 }
 

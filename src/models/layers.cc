@@ -83,20 +83,27 @@ Value Net::positions() {
   return positions_ = minimum(absolute, last);
 }
 
+Value Net::pick_rows(Value x, Value rows) {
+  if (spec_.seq == 1) return reshape(x, Shape{batch(), hidden()});
+  // Row rows[b] of x[b] is row b * S + rows[b] of x flattened to [B*S,C].
+  std::vector<std::int32_t> first_row;
+  for (std::int64_t b = 0; b < spec_.batch; ++b) first_row.push_back(static_cast<std::int32_t>(b * spec_.seq));
+  const Value row = add(rows, graph_.constant(Tensor::of<std::int32_t>(Shape{batch()}, first_row)));
+  return embedding(reshape(x, Shape{spec_.batch * spec_.seq, hidden()}), row);
+}
+
+Value Net::real_tokens(Value lengths) {
+  const Value index = iota(graph_, {DType::i32, Shape{batch(), seq()}}, 1);
+  return cast(less(index, reshape(lengths, Shape{batch(), 1})), DType::f32);
+}
+
 void Net::language_head(Value x, Value embedding_table, const std::string& head_name, const std::function<Value(Value)>& norm) {
   const Dim vocab{config_.vocab, "vocab"};
   const Value table = config_.tied_embeddings ? embedding_table : param(head_name, Shape{vocab, hidden()}, normal(0.02));
   if (cached()) {
-    // Only one row per sequence is wanted: row last[b] of x[b], found in x flattened to [B*S,C].
+    // Only one row per sequence is wanted.
     const Value last = per_sequence("last");
-    if (spec_.seq == 1) {
-      x = reshape(x, Shape{batch(), hidden()});
-    } else {
-      std::vector<std::int32_t> first_row;
-      for (std::int64_t b = 0; b < spec_.batch; ++b) first_row.push_back(static_cast<std::int32_t>(b * spec_.seq));
-      const Value row = add(last, graph_.constant(Tensor::of<std::int32_t>(Shape{batch()}, first_row)));
-      x = embedding(reshape(x, Shape{spec_.batch * spec_.seq, hidden()}), row);
-    }
+    x = pick_rows(x, last);
     graph_.output("logits", matmul(norm(x), table, false, true));
     return;
   }
@@ -130,9 +137,10 @@ std::string_view name(BuildSpec::Task task) {
     case BuildSpec::Task::cached: return "cached";
     case BuildSpec::Task::hidden: return "hidden";
     case BuildSpec::Task::pretrain: return "pretrain";
-    case BuildSpec::Task::classify: return "classify";
-    case BuildSpec::Task::span: return "span";
+    default: break;
   }
+  for (const TaskKind& kind : task_kinds())
+    if (kind.task == task) return kind.name;
   return "?";
 }
 

@@ -2,6 +2,7 @@
 // Shapes: B batch, S sequence, C hidden, H heads, G key/value heads, D head dim, V vocab.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,11 @@ class Net {
   // The absolute position of each token, i32 [B,S] (cached: from the input "positions").
   Value positions();
 
+  // Rows x[b, rows[b]] of x [B,S,C] -> [B,C]; rows i32 [B].
+  Value pick_rows(Value x, Value rows);
+  // f32 [B,S]: 1 where a token is real, 0 where it is padding. lengths i32 [B].
+  Value real_tokens(Value lengths);
+
   // ---- heads of language models ----
   // Task logits, loss or cached from the last hidden states x [B,S,C]: the final norm (`norm`) and the output matrix [V,C] (tied or
   // `head_name`).
@@ -68,6 +74,29 @@ class Net {
   Value seed_, start_, positions_;
   std::int64_t stream_ = 0;   // one dropout mask a place in the model
 };
+
+// What a family gives to the fine-tuning heads of heads.cc.
+struct Encoded {
+  Value hidden;                        // [B,S,C]
+  Value lengths;                       // i32 [B]
+  std::function<Value()> pooled;       // [B,C], one vector a text
+  std::string classifier;              // the name of the classifier's weights
+  bool classifier_bias = true;
+};
+// True for the tasks that head() builds.
+bool is_head(BuildSpec::Task task);
+// Adds the outputs of spec.task, and its loss where asked for.
+void head(Net& net, const Encoded& encoded);
+// The same for a decoder: a text's vector is that of its last token, which has seen all others. Weights named as in Hugging Face's
+// ForSequenceClassification and ForTokenClassification of these families.
+void decoder_head(Net& net, Value hidden);
+// losses.cc: the scalar loss of each head. logits as in BuildSpec::Task.
+Value classification_loss(Net& net, Value logits, Value targets);   // logits [R,labels], targets i32 [R]
+Value span_loss(Net& net, Value start_logits, Value end_logits, Value lengths);
+Value regression_loss(Net& net, Value logits);
+Value choice_loss(Net& net, Value logits);
+Value ranking_loss(Net& net, Value logits);
+Value embedding_loss(Net& net, Value embedding);
 
 // Fails unless the task is one of `tasks`, naming the family.
 void require_task(const ModelConfig& config, const BuildSpec& spec, std::initializer_list<BuildSpec::Task> tasks);

@@ -35,7 +35,7 @@ Value mlp_block(Net& net, Value x, const std::string& name) {
 
 Graph build_llama(const ModelConfig& config, const BuildSpec& spec) {
   using Task = BuildSpec::Task;
-  require_task(config, spec, {Task::logits, Task::loss, Task::cached});
+  if (!is_head(spec.task)) require_task(config, spec, {Task::logits, Task::loss, Task::cached, Task::hidden});
   Net net(config, spec);
   const Value ids = net.tokens();
   const Value table = net.param("model.embed_tokens.weight", Shape{Dim{config.vocab, "vocab"}, net.hidden()}, net.normal(0.02));
@@ -46,7 +46,14 @@ Graph build_llama(const ModelConfig& config, const BuildSpec& spec) {
     x = add(x, attention_block(net, net.rms_norm(x, name + ".input_layernorm"), name + ".self_attn", layer));
     x = add(x, mlp_block(net, net.rms_norm(x, name + ".post_attention_layernorm"), name + ".mlp"));
   }
-  net.language_head(x, table, "lm_head.weight", [&](Value h) { return net.rms_norm(h, "model.norm"); });
+  const auto norm = [&](Value h) { return net.rms_norm(h, "model.norm"); };
+  if (spec.task == Task::hidden) {
+    net.graph().output("hidden", norm(x));
+  } else if (is_head(spec.task)) {
+    decoder_head(net, norm(x));
+  } else {
+    net.language_head(x, table, "lm_head.weight", norm);
+  }
   return net.take();
 }
 

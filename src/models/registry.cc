@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "models/families.h"
 #include "models/model.h"
+#include "ops/ops.h"
 #include "passes/quantize.h"
 
 namespace rhetor {
@@ -9,10 +10,17 @@ namespace {
 
 using Task = BuildSpec::Task;
 
+// The tasks whose weights a folder may hold; the first one's it must hold.
 std::vector<Task> tasks_of(const ModelConfig& config) {
-  if (config.family != "bert") return {Task::logits};
-  std::vector<Task> tasks = {Task::hidden, Task::pretrain, Task::span};
-  if (config.labels >= 2) tasks.push_back(Task::classify);
+  std::vector<Task> tasks;
+  if (const TaskKind* kind = find_task_kind(config.task)) tasks.push_back(kind->task);
+  if (config.family != "bert") {
+    tasks.push_back(Task::logits);
+  } else {
+    for (const Task task : {Task::hidden, Task::pretrain, Task::span}) tasks.push_back(task);
+  }
+  if (config.labels >= 2) tasks.push_back(config.task == "tagging" ? Task::tag : Task::classify);
+  if (config.labels == 1) tasks.push_back(Task::regress);
   return tasks;
 }
 
@@ -51,12 +59,15 @@ Graph build_model(const ModelConfig& config, const BuildSpec& spec) {
   if (own.capacity == 0) own.capacity = config.context;
   if (own.task == Task::cached && own.seq > own.capacity)
     fail("a prefill of {} tokens does not fit a cache of {}", own.seq, own.capacity);
+  if (spec.group < 1 || spec.batch % spec.group != 0)
+    fail("a batch of {} rows cannot be cut into examples of {} rows", spec.batch, spec.group);
   if (own.training && own.task == Task::cached) fail("a graph with a cache is for generation and cannot be built for training");
   return f.build(config, own);
 }
 
 std::int64_t ModelConfig::parameters() const {
-  const Graph graph = build_model(*this, {.task = family == "bert" ? Task::pretrain : Task::logits});
+  const TaskKind* kind = find_task_kind(task);
+  const Graph graph = build_model(*this, {.task = kind ? kind->task : family == "bert" ? Task::pretrain : Task::logits});
   std::int64_t count = 0;
   for (const std::int32_t i : graph.input_nodes())
     if (graph.input_kind(i) == InputKind::param) count += graph.node(i).outputs[0].elements();
@@ -64,18 +75,29 @@ std::int64_t ModelConfig::parameters() const {
 }
 
 CompileOptions compile_options_for(const ModelConfig& config, CompileOptions options) {
-  if (config.quantization == "int8") {
-    options.passes.int8 = true;
-    options.passes.int8_stored = true;
-    options.passes.int8_weights = int8_weights(config);
-  }
+  if (config.quantization.empty()) return options;
+  options.passes.int8 = true;
+  options.passes.int8_stored = true;
+  options.passes.int8_weights = int8_weights(config);
+  options.passes.int4_weights = int4_weights(config);
+  for (const auto& [name, transposed] : options.passes.int4_weights) options.passes.int8_weights.erase(name);
   return options;
 }
 
 std::map<std::string, bool, std::less<>> int8_weights(const ModelConfig& config) {
   std::map<std::string, bool, std::less<>> out;
   for (const Task task : tasks_of(config))
-    for (const auto& [weight, transposed] : quantizable_weights(build_model(config, {.task = task}))) out.emplace(weight, transposed);
+    for (const QuantizableWeight& w : quantizable_weights(build_model(config, {.task = task}))) out.emplace(w.name, w.transposed);
+  return out;
+}
+
+std::map<std::string, bool, std::less<>> int4_weights(const ModelConfig& config) {
+  std::map<std::string, bool, std::less<>> out;
+  const bool head = config.quantization == kInt4Head;
+  if (!head && config.quantization != kInt4) return out;
+  for (const Task task : tasks_of(config))
+    for (const QuantizableWeight& w : quantizable_weights(build_model(config, {.task = task})))
+      if (w.k % kInt4Group == 0 && (head || w.n != config.vocab)) out.emplace(w.name, w.transposed);
   return out;
 }
 

@@ -118,7 +118,6 @@ TEST_F(SaveKill, AtEveryStepTheOldOrTheNewModelIsThere) {
     const bool before = is(*loaded, models_[0]), after = is(*loaded, models_[1]);
     ASSERT_TRUE(before || after);
     (before ? old_ones : new_ones)++;
-    ASSERT_FALSE(new_ones > 0 && before) << "once the new model counts, it counts for good";
     // The next save ends what was begun and leaves no rubbish.
     save_model(folder_, models_[step % 2]);
     ASSERT_TRUE(is(*load_model(folder_), models_[step % 2]));

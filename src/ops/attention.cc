@@ -218,6 +218,8 @@ std::vector<AttentionSample> attention_cases() {
           {.label = "decode", .q = {2, 1, 4, 16}, .k = {2, 33, 4, 16}, .causal = true, .lengths = {12, 33}, .offsets = {11, 32}},
           {.label = "blind rows", .q = {2, 4, 2, 4}, .k = {2, 3, 2, 4}, .causal = true, .lengths = {0, 3}, .blind_rows = true},
           {.label = "s65 d32 causal", .q = {1, 65, 1, 32}, .k = {1, 65, 1, 32}, .causal = true},
+          {.label = "s37 t150 d32 grouped causal lengths", .q = {2, 37, 4, 32}, .k = {2, 150, 2, 32}, .causal = true, .lengths = {150, 70}},
+          {.label = "s9 t40 d64 offsets", .q = {2, 9, 1, 64}, .k = {2, 40, 1, 64}, .causal = true, .offsets = {0, 31}},
           {.label = "bert-base s128 b8", .q = {8, 128, 12, 64}, .k = {8, 128, 12, 64}, .benchmark = true},
           {.label = "bert-base s128 b8 lengths", .q = {8, 128, 12, 64}, .k = {8, 128, 12, 64},
            .lengths = {128, 96, 64, 33, 17, 128, 80, 5}, .benchmark = true},

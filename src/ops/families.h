@@ -15,6 +15,7 @@ const std::vector<const OpDef*>& random_ops();
 const std::vector<const OpDef*>& collective_ops();
 const std::vector<const OpDef*>& fused_ops();
 const std::vector<const OpDef*>& matmul_ops();
+const std::vector<const OpDef*>& int4_ops();
 const std::vector<const OpDef*>& conv_ops();
 const std::vector<const OpDef*>& softmax_ops();
 const std::vector<const OpDef*>& norm_ops();

@@ -47,8 +47,6 @@ std::vector<Type> matmul_infer(std::span<const Type> in, const Attrs& attrs) {
   return {{out, shape}};
 }
 
-Value as(Value x, DType dtype) { return x.dtype() == dtype ? x : cast(x, dtype); }
-
 Value swap_last_two(Value x) {
   std::vector<std::int64_t> perm;
   for (int d = 0; d < x.shape().rank(); ++d) perm.push_back(d);
@@ -58,7 +56,7 @@ Value swap_last_two(Value x) {
 
 // d a' = d out b'^T and d b' = a'^T d out, where a' [m, k] and b' [k, n] are the operands as multiplied.
 std::vector<Value> matmul_grad(const GradCall& call) {
-  const Value a = call.in[0], b = call.in[1], d = as(call.grad_out[0], a.dtype());
+  const Value a = call.in[0], b = call.in[1], d = cast(call.grad_out[0], a.dtype());
   const MatmulShape s = matmul_shape(a.shape(), b.shape(), call.attrs);
   const bool ta = s.transpose_a, tb = s.transpose_b;
   const bool shared = s.b_shared && a.shape().rank() > 2;

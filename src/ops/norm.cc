@@ -38,8 +38,6 @@ Cost norm_cost(std::span<const Type> in, std::span<const Type> out, const Attrs&
   return cost;
 }
 
-Value as(Value x, DType dtype) { return x.dtype() == dtype ? x : cast(x, dtype); }
-
 // A statistic [...] as [..., 1], ready to broadcast against x.
 Value column(Value statistic) {
   Shape shape = statistic.shape();
@@ -66,9 +64,9 @@ std::vector<Value> layer_norm_gradient(const GradCall& call) {
   if (call.grad_out[1]) dx = broadcast_to(column(mul(call.grad_out[1], 1 / n)), x.shape());
   if (call.grad_out[2]) {
     const Value factor = mul(mul(call.grad_out[2], mul(square(rstd), rstd)), -1 / n);
-    dx = plus(dx, mul(sub(as(x, stat), column(mean)), column(factor)));
+    dx = plus(dx, mul(sub(cast(x, stat), column(mean)), column(factor)));
   }
-  return {plus(grads.dx, dx ? as(dx, x.dtype()) : dx), grads.dgamma, grads.dbeta};
+  return {plus(grads.dx, dx ? cast(dx, x.dtype()) : dx), grads.dgamma, grads.dbeta};
 }
 
 template <class Call>
@@ -142,7 +140,7 @@ std::vector<Value> rms_norm_gradient(const GradCall& call) {
   Value dx;  // drstd/dx = -rstd^3 x / C
   if (call.grad_out[1]) {
     const Value factor = mul(mul(call.grad_out[1], mul(square(rstd), rstd)), -1 / static_cast<double>(x.shape().last()));
-    dx = as(mul(as(x, rstd.dtype()), column(factor)), x.dtype());
+    dx = cast(mul(cast(x, rstd.dtype()), column(factor)), x.dtype());
   }
   return {plus(grads.dx, dx), grads.dgamma};
 }

@@ -154,11 +154,17 @@ Value cross_entropy_grad(Value dloss, Value logits, Value targets, Value lse, st
 Value mean_cross_entropy(Value logits, Value targets, std::int64_t ignore_index = -100);
 
 // ---- cast.cc -------------------------------------------------------------------------------------
-Value cast(Value x, DType dtype);
+Value cast(Value x, DType dtype);   // x itself if it has this dtype
 // Symmetric int8 along the last dim: scale [...] = max|x| / 127 (1 where all are 0), q = round(x / scale), half to even. For a weight [n,k] the scale is per output channel.
 struct Quantized { Value q, scale; };
 Quantized quantize_rows(Value x);
 Value dequantize_rows(Value q, Value scale, DType dtype = DType::f32);
+
+// ---- int4.cc: weights in groups of 32 along the last dim, two to a byte ----------------------------------
+constexpr std::int64_t kInt4Group = 32;
+// xq i8 [..., m, k], x_scale f32 [..., m, k/32], wq u8 [n, k/2], w_scale f16 [n, k/32] -> [..., m, n]
+Value matmul_i4(Value xq, Value x_scale, Value wq, Value w_scale, DType out = DType::f32);
+Value dequantize_i4(Value q, Value scale, DType dtype = DType::f32);  // [..., k/2] u8, [..., k/32] f16 -> [..., k]
 
 // ---- random.cc: counter-based; seed is an i64 scalar value, stream a constant of the op ------------------------
 Value random_uniform(Value seed, Type type, std::int64_t stream, double low = 0, double high = 1);

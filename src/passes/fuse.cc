@@ -7,12 +7,11 @@
 #include "ops/ops.h"
 #include "ops/registry.h"
 #include "passes/fuse_groups.h"
+#include "passes/index.h"
 #include "passes/passes.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 // The body of one group, with the outer values its inputs stand for.
 class BodyBuilder {

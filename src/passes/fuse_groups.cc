@@ -4,11 +4,10 @@
 #include <set>
 
 #include "graph/op.h"
+#include "passes/index.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 // A body beyond this keeps too many tiles alive for the first-level cache.
 constexpr std::size_t kMaxMembers = 48, kMaxOperands = 16, kMaxResults = 8;

@@ -4,11 +4,10 @@
 
 #include "graph/op.h"
 #include "ops/ops.h"
+#include "passes/index.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 // The state of one backward walk over the nodes that existed when it began.
 class Backward {

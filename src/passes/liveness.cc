@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "graph/op.h"
+#include "passes/index.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 // One walk over the steps in order, giving each value a buffer.
 class BufferFinder {

@@ -7,12 +7,11 @@
 #include <numeric>
 
 #include "graph/op.h"
+#include "passes/index.h"
 #include "passes/liveness.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 struct Item {
   std::uint64_t bytes = 0;

@@ -1,3 +1,4 @@
+#include "passes/index.h"
 #include "passes/memory.h"
 
 #include <gmock/gmock.h>
@@ -11,8 +12,6 @@ namespace {
 
 using namespace rhetor::testing;
 using ::testing::HasSubstr;
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 // What memory holds, checked by running the plan: every byte remembers the value written there last; a reader must find its own.
 // Independent of the planner's reasoning about lifetimes.

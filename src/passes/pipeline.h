@@ -29,8 +29,10 @@ struct PassOptions {
   bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
   bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]
   // With int8_stored: the weights that arrive so, and whether their NAME is [n,k] ([k,n] if not). One list serves every graph of a
-  // model, whoever reads the weight there. Empty: those that this graph's matmuls read.
+  // model, whoever reads the weight there. Empty (and no int4 ones): those that this graph's matmuls read.
   std::map<std::string, bool, std::less<>> int8_weights;
+  // With int8_stored: those that arrive as "NAME.int4" u8 [n,k/2] and "NAME.scale" f16 [n,k/32] instead; likewise.
+  std::map<std::string, bool, std::less<>> int4_weights;
   std::uint64_t memory_budget = 0;          // remat pass: bytes of activations to fit; 0 = no recomputation
 };
 

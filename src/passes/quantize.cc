@@ -1,7 +1,9 @@
 // quantize: matmul(x, W) with a parameter W becomes matmul_i8(quantize_rows(x), W as int8 rows). Weights have one scale an output
 // channel, activations one a row, taken at run time. With int8_stored the parameter itself is replaced by "W.int8" and "W.scale".
+// A weight stored as int4 becomes matmul_i4 alike; both it and the activations have a scale a group of 32.
 #include "passes/quantize.h"
 
+#include <algorithm>
 #include <map>
 
 #include "graph/op.h"
@@ -28,8 +30,12 @@ std::string why_not(const Graph& graph, std::int32_t i, std::int32_t param) {
   return "";
 }
 
+struct Form {
+  bool transposed = false;  // stored [n,k]
+  bool int4 = false;
+};
 struct Choice {
-  std::map<std::int32_t, bool> weights;             // input node -> stored [n,k]
+  std::map<std::int32_t, Form> weights;             // by input node
   std::map<std::int32_t, std::string> refused;      // input node -> reason
 };
 
@@ -50,7 +56,7 @@ Choice choose(const Graph& graph) {
         choice.refused.emplace(param, std::move(reason));
         continue;
       }
-      choice.weights.emplace(param, node.attrs.b("transpose_b"));
+      choice.weights.emplace(param, Form{node.attrs.b("transpose_b")});
     }
   }
   for (const std::int32_t param : graph.input_nodes()) {
@@ -58,23 +64,28 @@ Choice choose(const Graph& graph) {
     const auto reader = readers.find(param);
     choice.refused.emplace(param, reader == readers.end() ? "nothing reads it" : reader->second);
   }
-  for (const auto& [param, transposed] : choice.weights) choice.refused.erase(param);
+  for (const auto& [param, form] : choice.weights) choice.refused.erase(param);
   return choice;
 }
 
-// The parameters of `graph` that the list names, in place of those its own matmuls would choose.
+// The parameters of `graph` that the lists name, in place of those its own matmuls would choose.
 Choice choose(const Graph& graph, const PassOptions& options) {
   Choice choice = choose(graph);
-  if (!options.int8_stored || options.int8_weights.empty()) return choice;
-  for (const auto& [param, transposed] : choice.weights)
-    if (!options.int8_weights.contains(graph.input_name(param))) choice.refused.emplace(param, "the model stores it as it is");
+  if (!options.int8_stored || (options.int8_weights.empty() && options.int4_weights.empty())) return choice;
+  for (const auto& [param, form] : choice.weights) choice.refused.emplace(param, "the model stores it as it is");
   choice.weights.clear();
   for (const std::int32_t param : graph.input_nodes()) {
-    const auto named = options.int8_weights.find(graph.input_name(param));
-    if (graph.input_kind(param) != InputKind::param || named == options.int8_weights.end()) continue;
-    if (graph.node(param).outputs[0].shape.rank() != 2)
-      fail("the weight '{}' {} cannot be stored as int8 rows: it is not a matrix", named->first, graph.node(param).outputs[0].str());
-    choice.weights[param] = named->second;
+    if (graph.input_kind(param) != InputKind::param) continue;
+    const std::string& name = graph.input_name(param);
+    const auto wide = options.int8_weights.find(name), narrow = options.int4_weights.find(name);
+    const bool int4 = narrow != options.int4_weights.end();
+    if (!int4 && wide == options.int8_weights.end()) continue;
+    const Type& type = graph.node(param).outputs[0];
+    if (type.shape.rank() != 2) fail("the weight '{}' {} cannot be stored as quantised rows: it is not a matrix", name, type.str());
+    const Form form{.transposed = int4 ? narrow->second : wide->second, .int4 = int4};
+    if (int4 && type.shape[form.transposed ? 1 : 0] % kInt4Group != 0)
+      fail("the weight '{}' {} cannot be stored as int4: its rows are not whole groups of {}", name, type.str(), kInt4Group);
+    choice.weights[param] = form;
     choice.refused.erase(param);
   }
   return choice;
@@ -92,8 +103,9 @@ class Quantizer {
 
   Graph run(PassContext& context) {
     Graph out = Rewriter(graph_).run([this](Rewriter& r, std::int32_t i) { return visit(r, i); });
-    context.record.note = fmt::format("{} weights, {} matmuls and {} embeddings in int8{}", choice_.weights.size(), matmuls_, embeddings_,
-                                      stored_ ? ", stored so" : "");
+    const auto narrow = std::count_if(choice_.weights.begin(), choice_.weights.end(), [](const auto& one) { return one.second.int4; });
+    context.record.note = fmt::format("{} weights, {} matmuls and {} embeddings in {}{}", choice_.weights.size(), matmuls_, embeddings_,
+                                      narrow ? fmt::format("int8 or int4 ({} weights)", narrow) : "int8", stored_ ? ", stored so" : "");
     return remove_dead(out);
   }
 
@@ -103,19 +115,22 @@ class Quantizer {
     if (choice_.weights.contains(i)) return declare(r, i);
     if (node.op == matmul_) {
       const std::int32_t param = parameter_behind(graph_, node.inputs[1]);
-      if (!choice_.weights.contains(param) || !why_not(graph_, i, param).empty() || choice_.weights.at(param) != node.attrs.b("transpose_b"))
+      if (!choice_.weights.contains(param) || !why_not(graph_, i, param).empty() || choice_.weights.at(param).transposed != node.attrs.b("transpose_b"))
         return generic(r, i);
-      const Quantized w = weight(r, param), x = activation(r, node.inputs[0]);
+      const bool int4 = choice_.weights.at(param).int4;
+      const Quantized w = weight(r, param), x = activation(r, node.inputs[0], int4);
       ++matmuls_;
+      if (int4) return {matmul_i4(x.q, x.scale, w.q, w.scale, node.attrs.dtype("out"))};
       return {matmul_i8(x.q, x.scale, w.q, w.scale, node.attrs.dtype("out"))};
     }
     if (node.op == embedding_) {
       const std::int32_t param = parameter_behind(graph_, node.inputs[0]);
-      // Rows of an [n,k] weight are rows of the table: look up the int8 row and its scale.
-      if (choice_.weights.contains(param) && choice_.weights.at(param)) {
+      // Rows of an [n,k] weight are rows of the table: look up the row and its scales.
+      if (choice_.weights.contains(param) && choice_.weights.at(param).transposed) {
         const Quantized w = weight(r, param);
         const Value ids = r.map(node.inputs[1]);
         ++embeddings_;
+        if (choice_.weights.at(param).int4) return {dequantize_i4(embedding(w.q, ids), embedding(w.scale, ids), node.outputs[0].dtype)};
         return {dequantize_rows(embedding(w.q, ids), gather(w.scale, ids, 0), node.outputs[0].dtype)};
       }
     }
@@ -126,11 +141,13 @@ class Quantizer {
   std::vector<Value> declare(Rewriter& r, std::int32_t i) {
     const Type& type = graph_.node(i).outputs[0];
     if (!stored_) return {};
-    const bool transposed = choice_.weights.at(i);
+    const auto [transposed, int4] = choice_.weights.at(i);
     const Dim n = type.shape.dim(transposed ? 0 : 1), k = type.shape.dim(transposed ? 1 : 0);
+    const Type q = int4 ? Type{DType::u8, Shape{n, k.size / 2}} : Type{DType::i8, Shape{n, k}};
+    const Type scale = int4 ? Type{DType::f16, Shape{n, k.size / kInt4Group}} : Type{DType::f32, Shape{n}};
     Quantized w;
-    w.q = r.to().input(graph_.input_name(i) + ".int8", {DType::i8, Shape{n, k}}, InputKind::param);
-    w.scale = r.to().input(graph_.input_name(i) + ".scale", {DType::f32, Shape{n}}, InputKind::param);
+    w.q = r.to().input(graph_.input_name(i) + (int4 ? ".int4" : ".int8"), q, InputKind::param);
+    w.scale = r.to().input(graph_.input_name(i) + ".scale", scale, InputKind::param);
     quantized_[i] = w;
     r.set({i, 0}, Value());
     return {};
@@ -140,18 +157,25 @@ class Quantizer {
     auto& found = quantized_[param];
     if (found.q) return found;
     Value w = r.map({param, 0});
-    if (!choice_.weights.at(param)) w = transpose(w, {1, 0});
+    if (!choice_.weights.at(param).transposed) w = transpose(w, {1, 0});
     return found = quantize_rows(w);
   }
 
-  // An activation quantised once however many matmuls read it (query, key and value share theirs).
-  Quantized activation(Rewriter& r, ValueId v) {
+  // An activation quantised once however many matmuls read it (query, key and value share theirs); by groups for int4 weights.
+  Quantized activation(Rewriter& r, ValueId v, bool groups) {
     // The precision pass narrowed it for a bf16 matmul: int8 rows are taken from the wider value.
     while (graph_.node(v).op == cast_ && is_float(graph_.type(graph_.node(v).inputs[0]).dtype) &&
            byte_size(graph_.type(graph_.node(v).inputs[0]).dtype) > byte_size(graph_.type(v).dtype))
       v = graph_.node(v).inputs[0];
-    auto& found = activations_[v];
-    if (!found.q) found = quantize_rows(r.map(v));
+    auto& found = (groups ? grouped_ : activations_)[v];
+    if (found.q) return found;
+    const Value x = r.map(v);
+    if (!groups) return found = quantize_rows(x);
+    Shape split = x.shape();
+    split.set_dim(-1, split.last() / kInt4Group);
+    split.append(kInt4Group);
+    found = quantize_rows(reshape(x, split));
+    found.q = reshape(found.q, x.shape());
     return found;
   }
 
@@ -170,8 +194,9 @@ class Quantizer {
       Value& w = dequantized_[v.node];
       if (!w) {
         const Quantized q = weight(r, v.node);
-        w = dequantize_rows(q.q, q.scale, graph_.type(v).dtype);
-        if (!choice_.weights.at(v.node)) w = transpose(w, {1, 0});
+        const auto [transposed, int4] = choice_.weights.at(v.node);
+        w = int4 ? dequantize_i4(q.q, q.scale, graph_.type(v).dtype) : dequantize_rows(q.q, q.scale, graph_.type(v).dtype);
+        if (!transposed) w = transpose(w, {1, 0});
       }
       in.push_back(w);
     }
@@ -187,7 +212,7 @@ class Quantizer {
   Choice choice_;
   const OpDef *matmul_, *embedding_, *cast_;
   std::map<std::int32_t, Quantized> quantized_;
-  std::map<ValueId, Quantized> activations_;
+  std::map<ValueId, Quantized> activations_, grouped_;
   std::map<std::int32_t, Value> dequantized_;
   int matmuls_ = 0, embeddings_ = 0;
 };
@@ -196,7 +221,11 @@ class Quantizer {
 
 std::vector<QuantizableWeight> quantizable_weights(const Graph& graph) {
   std::vector<QuantizableWeight> out;
-  for (const auto& [param, transposed] : choose(graph).weights) out.push_back({graph.input_name(param), transposed});
+  for (const auto& [param, form] : choose(graph).weights) {
+    const Shape& shape = graph.node(param).outputs[0].shape;
+    out.push_back({.name = graph.input_name(param), .transposed = form.transposed, .n = shape[form.transposed ? 0 : 1],
+                   .k = shape[form.transposed ? 1 : 0]});
+  }
   return out;
 }
 

@@ -14,23 +14,11 @@ namespace {
 using namespace rhetor::testing;
 using ::testing::HasSubstr;
 
-PipelineResult only(const Graph& g, const char* pass, PassOptions options) {
-  for (const Pass& p : all_passes())
-    if (p.name != pass) options.off.insert(std::string(p.name));
-  options.verify = true;
-  return run_passes(g, options);
-}
 int count(const Graph& g, std::string_view op) {
   int n = 0;
   for (std::int32_t i = 0; i < g.size(); ++i) n += g.node(i).op->name == op;
   return n;
 }
-const PassRecord& record(const PipelineResult& r, std::string_view pass) {
-  for (const PassRecord& p : r.records)
-    if (p.name == pass) return p;
-  throw std::runtime_error("no such pass");
-}
-
 // The weights of `inputs` as a quantised model file holds them.
 Inputs stored(const Graph& g, Inputs inputs) {
   for (const QuantizableWeight& w : quantizable_weights(g)) {
@@ -125,6 +113,27 @@ TEST(Quantize, AListDecidesWhateverThisGraphReads) {
   EXPECT_EQ(record(r, "quantize").refusals.back().reason, "the model stores it as it is");
 }
 
+TEST(Quantize, Int4WeightsArriveInGroups) {
+  // x = 1 in every place and all nibbles 9 or 7 (weights 1 and -1): a sum of scales, but for the rounding of x, which is exact here.
+  Graph g;
+  const Value table = g.input("table", {DType::f32, {3, 64}}, InputKind::param);
+  const Value x = embedding(table, g.input("ids", {DType::i32, {2}}));
+  g.output("rows", x);
+  g.output("y", matmul(g.input("x", {DType::f32, {2, 64}}), table, false, true));
+  const PipelineResult r = only(g, "quantize", {.int8 = true, .int8_stored = true, .int4_weights = {{"table", true}}});
+  EXPECT_EQ(count(r.graph, "matmul_i4"), 1);
+  EXPECT_EQ(count(r.graph, "dequantize_i4"), 1);
+  EXPECT_EQ(count(r.graph, "matmul"), 0);
+  const EvalResult e = evaluate(r.graph, {{"ids", Tensor::of<std::int32_t>({2}, {2, 0})},
+                                          {"x", Tensor::from_doubles({DType::f32, {2, 64}}, std::vector<double>(128, 1.0))},
+                                          {"table.int4", Tensor::from_doubles({DType::u8, {3, 32}}, std::vector<double>(96, 0x99))},
+                                          {"table.scale", Tensor::from_doubles({DType::f16, {3, 2}}, std::vector<double>{1, 2, 3, 4, 5, 6})}});
+  EXPECT_EQ(e.outputs.at("rows").at(0), 5);
+  EXPECT_EQ(e.outputs.at("rows").at(127), 2);
+  for (const int i : {0, 1, 2}) EXPECT_NEAR(e.outputs.at("y").at(i), 32 * (4 * i + 3), 1e-9);
+  EXPECT_THROW(only(inference_graph(), "quantize", {.int8 = true, .int8_stored = true, .int4_weights = {{"h.0.qkv.w", false}}}), Error);
+}
+
 TEST(Precision, ContractionsRunNarrowAndEverythingElseStaysWide) {
   for (const DType narrow : {DType::bf16, DType::f16}) {
     const Graph g = training_graph();
@@ -147,6 +156,20 @@ TEST(Precision, ContractionsRunNarrowAndEverythingElseStaysWide) {
     for (const GraphOutput& output : r.graph.outputs()) EXPECT_EQ(r.graph.type(output.value).dtype, DType::f32);
   }
   EXPECT_THROW(only(Graph(), "precision", {.compute = DType::i8}), Error);
+}
+
+TEST(Precision, FewQueriesReadACacheAsItIs) {
+  for (const std::int64_t queries : {1, 4, 64}) {
+    Graph g;
+    const Value cache = g.input("cache", {DType::f32, {1, 128, 2, 8}}, InputKind::state);
+    const Value x = g.input("x", {DType::f32, {1, queries, 2, 8}});
+    const Value next = cache_write(cache, x, g.input("positions", {DType::i32, {1}}));
+    g.set_update(cache, next);
+    g.output("o", attention(x, next, next, {.causal = true}));
+    const PipelineResult r = only(g, "precision", {.compute = DType::bf16});
+    EXPECT_EQ(count(r.graph, "cast") > 0, queries >= 32) << queries;
+    EXPECT_EQ(record(r, "precision").refusals.empty(), queries >= 32) << queries;
+  }
 }
 
 TEST(Precision, ComposesWithQuantize) {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "graph/op.h"
+#include "passes/index.h"
 #include "passes/liveness.h"
 #include "passes/passes.h"
 
@@ -20,8 +21,6 @@ constexpr int kMaxStall = 40;         // rounds without a lower peak
 constexpr int kMaxCopies = 2;         // of one node
 constexpr int kMaxDepth = 12;         // length of a recomputed chain
 constexpr std::uint64_t kSmall = 8;   // an operand of less than 1/8 of the bytes (row statistics) is kept, not recomputed
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 bool cheap(const Node& node) {
   switch (node.op->traits.kind) {

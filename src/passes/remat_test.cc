@@ -15,18 +15,6 @@ namespace {
 using namespace rhetor::testing;
 using ::testing::HasSubstr;
 
-PipelineResult only(const Graph& g, const char* pass, PassOptions options = {}) {
-  for (const Pass& p : all_passes())
-    if (p.name != pass) options.off.insert(std::string(p.name));
-  options.verify = true;
-  return run_passes(g, options);
-}
-const PassRecord& record(const PipelineResult& r, std::string_view pass) {
-  for (const PassRecord& p : r.records)
-    if (p.name == pass) return p;
-  throw std::runtime_error("no such pass");
-}
-
 // Equal bits of everything the graph gives, in the declared precision too.
 void expect_same_bits(const Graph& a, const Graph& b) {
   const Inputs inputs = random_inputs(a);

@@ -4,13 +4,12 @@
 #include <set>
 
 #include "graph/op.h"
+#include "passes/index.h"
 #include "passes/liveness.h"
 #include "passes/passes.h"
 
 namespace rhetor {
 namespace {
-
-std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
 
 enum class Greed { frees_most, frees_then_latest, depth_first };
 

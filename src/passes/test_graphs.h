@@ -128,4 +128,17 @@ inline double worst_difference(const EvalResult& a, const EvalResult& b) {
   return worst;
 }
 
+// The graph after one pass alone, verified.
+inline PipelineResult only(const Graph& g, const char* pass, PassOptions options = {}) {
+  for (const Pass& p : all_passes())
+    if (p.name != pass) options.off.insert(std::string(p.name));
+  options.verify = true;
+  return run_passes(g, options);
+}
+inline const PassRecord& record(const PipelineResult& r, std::string_view pass) {
+  for (const PassRecord& p : r.records)
+    if (p.name == pass) return p;
+  throw std::runtime_error("no such pass");
+}
+
 }  // namespace rhetor::testing

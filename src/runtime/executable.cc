@@ -4,6 +4,7 @@
 
 #include "passes/fuse.h"
 #include "runtime/impl.h"
+#include "runtime/tune.h"
 
 namespace rhetor {
 namespace {
@@ -166,6 +167,7 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
     std::string_view only = kernel_names ? std::string_view((*kernel_names)[at]) : std::string_view();
     if (const auto wish = options.only.find(std::string(graph.node(i).op->name)); wish != options.only.end()) only = wish->second;
     impl->kernels[at] = choose_kernel(request, only);
+    if (only.empty() || kernel_names) impl->kernels[at] = tuned(request, std::move(impl->kernels[at]), *impl->pool, tuning(), TuneCache::instance());
     const ChosenKernel& chosen = impl->kernels[at];
     check(chosen.kernel.run != nullptr, "a chosen kernel has no function");
     scratch[at] = chosen.kernel.scratch_bytes;

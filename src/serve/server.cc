@@ -1,305 +1,360 @@
 #include "serve/server.h"
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <mutex>
+#include <atomic>
+#include <optional>
 #include <thread>
-#include <vector>
 
 #include "base/error.h"
-#include "base/log.h"
-#include "generate/batch_engine.h"
-#include "generate/chat_window.h"
+#include "base/version.h"
+#include "cpu/kernel.h"
 #include "serve/api.h"
+#include "serve/completion_worker.h"
+#include "serve/encoder_worker.h"
 #include "serve/http.h"
 #include "serve/page.h"
+#include "serve/server_info.h"
 
 namespace rhetor {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-constexpr const char* kJson = "application/json";
 
-void send_error(const ResponderPtr& reply, int status, std::string_view message, std::string_view type = "invalid_request_error",
-                std::string_view code = "") {
-  std::vector<std::pair<std::string, std::string>> headers;
-  if (status == 429) headers.emplace_back("Retry-After", "1");
-  reply->send(status, kJson, error_json(message, type, code), headers);
+std::vector<ServedModel> only(LanguageModelPtr model) {
+  std::vector<ServedModel> out;
+  out.push_back(serve_language_model(std::move(model)));
+  return out;
 }
 
-// One accepted request. The I/O thread makes it and queues it; from then on it belongs to the engine thread.
-struct Job {
-  CompletionRequest request;
-  std::vector<TokenId> prompt;
-  ResponderPtr reply;
-  ReplyId id;
-  Clock::time_point deadline;
-  BatchEngine::Id sequence = 0;
-  bool streaming = false;   // the reply's header is out
-  bool finished = false;
-
-  void open_stream() {
-    if (streaming) return;
-    streaming = true;
-    reply->begin_stream("text/event-stream");
-    reply->write(stream_open(id));
+std::vector<ServedModel> checked(std::vector<ServedModel> models) {
+  if (models.empty()) fail("there is no model to serve; name at least one model folder or plan file");
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    for (std::size_t k = 0; k < i; ++k) {
+      if (models[k].name == models[i].name)
+        fail("two models are called '{}'; give them names of their own with --name, once a model", models[i].name);
+    }
   }
-  void piece(std::string_view text) {
-    if (!request.stream || text.empty()) return;
-    open_stream();
-    reply->write(stream_piece(id, text));
-  }
-  void answer(const Generation& result) {
-    if (finished) return;
-    finished = true;
-    if (!request.stream) return reply->send(200, kJson, completion_json(id, result));
-    open_stream();
-    reply->write(stream_end(id, result, request.include_usage));
-    reply->end();
-  }
-  void error(int status, std::string_view message, std::string_view type, std::string_view code = "") {
-    if (finished) return;
-    finished = true;
-    if (!streaming) return send_error(reply, status, message, type, code);
-    reply->write(stream_error(message));
-    reply->end();
-  }
-  // What goes wrong while an answer is computed is not the client's doing (damaged weights, no memory), and for the log.
-  void failed(const std::exception& thrown) {
-    if (!finished) log_warning("request {}: {}", id.id, thrown.what());
-    error(500, "internal error", "server_error");
-  }
-};
-using JobPtr = std::shared_ptr<Job>;
+  return models;
+}
 
 }  // namespace
 
 struct Server::Impl {
-  Impl(LanguageModelPtr m, ServerOptions o)
-      : model(std::move(m)),
-        options(std::move(o)),
-        window(*model),
-        engine(new_engine()),
-        slots(static_cast<int>(engine->slots())),
-        http({.host = options.host, .port = options.port, .max_body_bytes = options.max_body_bytes},
-             [this](const HttpRequest& request, ResponderPtr reply) { route(request, std::move(reply)); }) {}
-
-  LanguageModelPtr model;
-  ServerOptions options;
-  ChatWindow window;
-  std::int64_t started = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<JobPtr> queue;     // guarded by mutex
-  int running = 0;              // guarded by mutex; jobs.size() as the others may see it
-  bool stopping = false;        // guarded by mutex: no new requests
-  bool breaking = false;        // guarded by mutex: nor are the accepted ones finished
-
-  // The engine thread's own.
-  std::unique_ptr<BatchEngine> engine;
-  std::vector<JobPtr> jobs;     // in the engine
-  const int slots;
-  std::thread thread;
-  HttpServer http;              // last: it goes first, when no job is left to refer to it
-
-  void route(const HttpRequest& request, ResponderPtr reply);
-  void submit(const HttpRequest& request, ResponderPtr reply, bool chat);
-  std::unique_ptr<BatchEngine> new_engine() const { return std::make_unique<BatchEngine>(*model, options.slots); }
-
-  void work();
-  bool admit(std::vector<JobPtr>& joining);
-  bool give_up(Job& job, bool broken_off);
-  void join(const JobPtr& job);
-  void step();
-};
-
-void Server::Impl::route(const HttpRequest& request, ResponderPtr reply) {
-  const bool get = request.method == "GET" || request.method == "HEAD";
+  // A model with the threads that work for it.
+  struct Host {
+    ServedModel model;
+    std::unique_ptr<CompletionWorker> completions;
+    std::unique_ptr<EncoderWorker> tasks;
+  };
   struct Route {
     std::string_view target;
-    bool get;
+    bool post, open;  // open: needs no key
+    void (Impl::*handle)(const HttpRequest&, const ResponderPtr&, const std::string& key);
   };
-  constexpr Route routes[] = {{"/", true}, {"/healthz", true}, {"/v1/models", true}, {"/v1/chat/completions", false}, {"/v1/completions", false}};
-  for (const Route& route : routes) {
-    if (route.target != request.target) continue;
-    if (route.get ? !get : request.method != "POST")
-      return reply->send(405, kJson, error_json(fmt::format("{} answers {} only", route.target, route.get ? "GET" : "POST"), "invalid_request_error"),
-                         {{"Allow", route.get ? "GET, HEAD" : "POST"}});
-    if (request.target == "/") return reply->send(200, "text/html; charset=utf-8", std::string(chat_page()));
-    if (request.target == "/v1/models") return reply->send(200, kJson, models_json(model->name(), started));
-    if (request.target == "/healthz") {
-      std::lock_guard lock(mutex);
-      return reply->send(200, kJson, health_json(model->name(), running, static_cast<int>(queue.size())));
+
+  Impl(std::vector<ServedModel> models, ServerOptions o);
+
+  ServerOptions options;
+  const std::int64_t started =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  Metrics metrics;
+  AccessLog log;
+  std::vector<Host> hosts;
+  std::atomic<bool> stopping = false;
+  HttpServer http;  // last: it goes first, when no job is left to refer to it
+
+  static const std::vector<Route>& routes();
+  HttpOptions http_options();
+  WorkerLimits limits() const;
+  void add_metrics();
+  void record(const HttpRecord& record);
+  void dispatch(const HttpRequest& request, const ResponderPtr& reply);
+  bool add_cors(const HttpRequest& request, const ResponderPtr& reply, bool preflight) const;
+  std::optional<std::string> key_of(const HttpRequest& request) const;
+
+  void page(const HttpRequest&, const ResponderPtr& reply, const std::string&);
+  void health(const HttpRequest&, const ResponderPtr& reply, const std::string&);
+  void show_metrics(const HttpRequest&, const ResponderPtr& reply, const std::string&);
+  void models(const HttpRequest& request, const ResponderPtr& reply, const std::string&);
+  template <bool kChat>
+  void complete(const HttpRequest& request, const ResponderPtr& reply, const std::string& key);
+  template <EncoderTask kTask>
+  void task(const HttpRequest& request, const ResponderPtr& reply, const std::string& key);
+  template <class Able>
+  Host* choose(const std::string& name, std::string_view what, Able able, const ResponderPtr& reply, const std::string& key);
+
+  template <class Each>
+  void each_worker(Each each) const {
+    for (const Host& host : hosts) {
+      if (host.completions) each(static_cast<Worker&>(*host.completions));
+      if (host.tasks) each(static_cast<Worker&>(*host.tasks));
     }
-    return submit(request, std::move(reply), request.target == "/v1/chat/completions");
   }
-  send_error(reply, 404, fmt::format("there is nothing at {}; try /, /healthz, /v1/models, /v1/chat/completions or /v1/completions", request.target));
+};
+
+Server::Impl::Impl(std::vector<ServedModel> list, ServerOptions o)
+    : options(std::move(o)),
+      log(options.log_format, options.log_file),
+      http(http_options(), [this](const HttpRequest& request, ResponderPtr reply) { dispatch(request, reply); }) {
+  for (ServedModel& model : checked(std::move(list))) {
+    Host host{.model = std::move(model)};
+    if (host.model.language)
+      host.completions = std::make_unique<CompletionWorker>(host.model.language, host.model.name, limits(), metrics);
+    if (host.model.encoder) host.tasks = std::make_unique<EncoderWorker>(host.model.encoder, host.model.name, limits(), metrics);
+    hosts.push_back(std::move(host));
+  }
+  add_metrics();
 }
 
-// On the I/O thread: everything that can be refused is refused here, before it takes a place in the queue.
-void Server::Impl::submit(const HttpRequest& request, ResponderPtr reply, bool chat) {
-  const auto job = std::make_shared<Job>();
+HttpOptions Server::Impl::http_options() {
+  return {.host = options.host,
+          .port = options.port,
+          .max_body_bytes = options.max_body_bytes,
+          .max_buffered_bytes = options.max_buffered_bytes,
+          .max_connections = options.max_connections,
+          .on_done = [this](const HttpRecord& done) { record(done); }};
+}
+
+WorkerLimits Server::Impl::limits() const {
+  return {.max_queue = options.max_queue,
+          .slots = options.slots,
+          .max_seconds = options.request_timeout_s,
+          .max_output_tokens = options.max_output_tokens,
+          .max_input_tokens = options.max_input_tokens};
+}
+
+void Server::Impl::add_metrics() {
+  metrics.add_process();
+  metrics.gauge("rhetor_build_info", "What is running; always 1.", [] { return 1.0; },
+                {{"version", std::string(kVersion)}, {"cpu", cpu_description()}, {"compiler", server_compiler()}});
+  metrics.gauge("rhetor_connections", "Open connections.", [this] { return static_cast<double>(http.connections()); });
+  metrics.counter_from("rhetor_access_log_dropped_total", "Log lines that nobody took.",
+                       [this] { return static_cast<double>(log.dropped()); });
+  for (const Host& host : hosts)
+    metrics.gauge("rhetor_model_bytes", "Weights of a model.",
+                  [bytes = static_cast<double>(host.model.weight_bytes)] { return bytes; }, {{"model", host.model.name}});
+}
+
+// On the I/O thread, when a request is over.
+void Server::Impl::record(const HttpRecord& done) {
+  log.log(done);
+  std::string route = "other";
+  for (const Route& known : routes()) {
+    if (known.target == done.target) route = done.target;
+  }
+  const Labels labels = {{"route", route}, {"model", done.note.model}};
+  Labels with_status = labels;
+  with_status.emplace_back("status", fmt::format("{}", done.status));
+  metrics.counter("rhetor_requests_total", "Requests answered; status 499: the client left before.", with_status).add();
+  metrics.histogram("rhetor_request_seconds", "From a request's header to the last byte of its answer.", latency_bounds(), labels)
+      .observe(done.seconds);
+  if (done.slow) metrics.counter("rhetor_slow_readers_total", "Connections dropped because their client did not read.").add();
+}
+
+const std::vector<Server::Impl::Route>& Server::Impl::routes() {
+  static const std::vector<Route> list = {
+      {"/", false, true, &Impl::page},
+      {"/healthz", false, true, &Impl::health},
+      {"/metrics", false, false, &Impl::show_metrics},
+      {"/v1/models", false, false, &Impl::models},
+      {"/v1/chat/completions", true, false, &Impl::complete<true>},
+      {"/v1/completions", true, false, &Impl::complete<false>},
+      {"/v1/embeddings", true, false, &Impl::task<EncoderTask::embed>},
+      {"/v1/rank", true, false, &Impl::task<EncoderTask::rank>},
+      {"/v1/rerank", true, false, &Impl::task<EncoderTask::rank>},
+      {"/v1/classify", true, false, &Impl::task<EncoderTask::classify>},
+      {"/v1/tag", true, false, &Impl::task<EncoderTask::tag>},
+      {"/v1/qa", true, false, &Impl::task<EncoderTask::answer>},
+  };
+  return list;
+}
+
+// Pages of other origins may read an answer only if it says so. False: this origin may not.
+bool Server::Impl::add_cors(const HttpRequest& request, const ResponderPtr& reply, bool preflight) const {
+  const std::string_view origin = request.header("origin");
+  if (options.cors_origins.empty() || origin.empty() || origin.size() > 256) return false;
+  const bool any = options.cors_origins[0] == "*";
+  if (!any && std::find(options.cors_origins.begin(), options.cors_origins.end(), origin) == options.cors_origins.end())
+    return false;
+  reply->add_header("Access-Control-Allow-Origin", any ? "*" : origin);
+  if (!any) reply->add_header("Vary", "Origin");
+  reply->add_header("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+  if (!preflight) return true;
+  reply->add_header("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
+  reply->add_header("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, X-Request-Id");
+  reply->add_header("Access-Control-Max-Age", "600");
+  return true;
+}
+
+// The name of the request's key ("" if none is needed), or nothing if it has no right one.
+std::optional<std::string> Server::Impl::key_of(const HttpRequest& request) const {
+  if (options.keys.empty()) return "";
+  constexpr std::string_view kBearer = "Bearer ";
+  std::string_view presented = request.header("authorization");
+  if (presented.starts_with(kBearer))
+    presented.remove_prefix(kBearer.size());
+  else
+    presented = request.header("x-api-key");
+  return options.keys.find(presented);
+}
+
+void Server::Impl::dispatch(const HttpRequest& request, const ResponderPtr& reply) {
+  const bool get = request.method == "GET" || request.method == "HEAD", preflight = request.method == "OPTIONS";
+  add_cors(request, reply, preflight);
+  const Route* found = nullptr;
+  for (const Route& route : routes()) {
+    if (route.target == request.target || (route.target == "/v1/models" && request.target.starts_with("/v1/models/")))
+      found = &route;
+  }
+  if (!found) {
+    std::string known;
+    for (const Route& route : routes()) known += fmt::format("{}{}", known.empty() ? "" : ", ", route.target);
+    return send_error(reply, 404, fmt::format("there is nothing at {}; there are {}", request.target.substr(0, 200), known));
+  }
+  if (preflight || (found->post ? request.method != "POST" : !get)) {
+    reply->add_header("Allow", found->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
+    if (preflight) return reply->send(200, "text/plain", "");
+    return send_error(reply, 405, fmt::format("{} answers {} only", found->target, found->post ? "POST" : "GET"));
+  }
+  const auto key = found->open ? std::optional<std::string>("") : key_of(request);
+  if (!key) {
+    return send_error(reply, 401,
+                      "an API key is needed: send the header 'Authorization: Bearer KEY' with one that this service knows",
+                      "invalid_request_error", "invalid_api_key");
+  }
+  if (found->post && stopping) return send_error(reply, 503, "the service is stopping", "server_error");
+  (this->*found->handle)(request, reply, *key);
+}
+
+void Server::Impl::page(const HttpRequest&, const ResponderPtr& reply, const std::string&) {
+  reply->send(200, "text/html; charset=utf-8", std::string(chat_page()));
+}
+
+void Server::Impl::health(const HttpRequest&, const ResponderPtr& reply, const std::string&) {
+  int running = 0, waiting = 0;
+  each_worker([&](const Worker& worker) {
+    const WorkerStatus status = worker.status();
+    running += status.running;
+    waiting += status.waiting;
+  });
+  if (stopping) reply->add_header("Retry-After", "1");
+  reply->send(stopping ? 503 : 200, "application/json", health_json(hosts[0].model.name, stopping ? "draining" : "ok", running, waiting));
+}
+
+void Server::Impl::show_metrics(const HttpRequest&, const ResponderPtr& reply, const std::string&) {
+  reply->send(200, Metrics::kContentType, metrics.text());
+}
+
+void Server::Impl::models(const HttpRequest& request, const ResponderPtr& reply, const std::string&) {
+  constexpr std::string_view kOne = "/v1/models/";
+  std::vector<const ServedModel*> list;
+  for (const Host& host : hosts) list.push_back(&host.model);
+  if (!request.target.starts_with(kOne)) return reply->send(200, "application/json", models_json(list, started));
+  const std::string_view name = std::string_view(request.target).substr(kOne.size());
+  for (const ServedModel* model : list) {
+    if (model->name == name) return reply->send(200, "application/json", model_json(*model, started));
+  }
+  send_error(reply, 404, fmt::format("the model '{}' does not exist here", name.substr(0, 100)), "invalid_request_error",
+             "model_not_found");
+}
+
+// The model that a request names, or the first that can do what it asks for; null, and answered, if there is none.
+template <class Able>
+Server::Impl::Host* Server::Impl::choose(const std::string& name, std::string_view what, Able able, const ResponderPtr& reply,
+                                         const std::string& key) {
+  std::string names;
+  for (Host& host : hosts) {
+    names += fmt::format("{}'{}'", names.empty() ? "" : ", ", host.model.name);
+    if (!name.empty() && host.model.name != name) continue;
+    if (able(host)) {
+      reply->note({.model = host.model.name, .key = key});
+      return &host;
+    }
+    if (!name.empty()) {
+      send_error(reply, 400, fmt::format("the model '{}' is not one for {}; GET /v1/models says what each can do", name, what),
+                 "invalid_request_error", "model_not_able");
+      return nullptr;
+    }
+  }
+  if (name.empty()) {
+    send_error(reply, 400, fmt::format("no model here is one for {}; this service has {}", what, names), "invalid_request_error",
+               "model_not_able");
+  } else {
+    send_error(reply, 404, fmt::format("the model '{}' does not exist here; this service has {}", name.substr(0, 100), names),
+               "invalid_request_error", "model_not_found");
+  }
+  return nullptr;
+}
+
+template <bool kChat>
+void Server::Impl::complete(const HttpRequest& request, const ResponderPtr& reply, const std::string& key) {
   try {
-    job->request = parse_completion(request.body, chat);
+    CompletionRequest parsed = parse_completion(request.body, kChat);
+    if (Host* host = choose(
+            parsed.model, "completions", [](const Host& h) { return h.completions != nullptr; }, reply, key))
+      host->completions->submit(std::move(parsed), reply, key);
   } catch (const Error& error) {
-    return send_error(reply, 400, error.what());
+    send_error(reply, 400, error.what());
   }
-  const CompletionRequest& r = job->request;
-  if (!r.model.empty() && r.model != model->name()) {
-    return send_error(reply, 404, fmt::format("the model '{}' does not exist here; this service has '{}'", r.model, model->name()),
-                      "invalid_request_error", "model_not_found");
-  }
-  {
-    std::lock_guard lock(mutex);
-    if (stopping) return send_error(reply, 503, "the service is stopping", "server_error");
-    const std::int64_t accepted = running + static_cast<std::int64_t>(queue.size());
-    if (accepted >= static_cast<std::int64_t>(slots) + options.max_queue)
-      return send_error(reply, 429, fmt::format("{} requests are waiting already; try again in a second", accepted - running),
-                        "rate_limit_error", "queue_full");
-  }
+}
+
+template <EncoderTask kTask>
+void Server::Impl::task(const HttpRequest& request, const ResponderPtr& reply, const std::string& key) {
   try {
-    job->prompt = chat ? window.fit(r.messages, r.sampling.max_tokens).tokens : window.encode(r.prompt, r.specials);
+    EncoderRequest parsed = parse_task(kTask, request.body);
+    if (Host* host = choose(
+            parsed.model, task_name(kTask), [](const Host& h) { return h.tasks && h.model.can(kTask); }, reply, key))
+      host->tasks->submit(std::move(parsed), reply, key);
   } catch (const Error& error) {
-    return send_error(reply, 400, error.what(), "invalid_request_error",
-                      error.kind() == ErrorKind::resource ? "context_length_exceeded" : "");
+    send_error(reply, 400, error.what());
   }
-  job->id = new_reply_id(model->name(), chat);
-  job->deadline = Clock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(options.request_timeout_s * 1000));
-  job->reply = std::move(reply);
-  {
-    std::lock_guard lock(mutex);
-    if (stopping) return send_error(job->reply, 503, "the service is stopping", "server_error");
-    queue.push_back(job);   // this thread alone adds to the queue: it has not grown since it was looked at
-  }
-  changed.notify_all();
-}
-
-// ---- the engine thread ----
-
-void Server::Impl::work() {
-  std::vector<JobPtr> joining;
-  while (admit(joining)) {
-    for (const JobPtr& job : joining) join(job);
-    joining.clear();
-    step();
-  }
-}
-
-// Waits for something to do and takes what there is room for; false when the service has stopped and nothing is left.
-bool Server::Impl::admit(std::vector<JobPtr>& joining) {
-  std::unique_lock lock(mutex);
-  running = static_cast<int>(jobs.size());
-  if (running == 0 && queue.empty()) changed.notify_all();   // stop() may be waiting for this
-  changed.wait(lock, [this] { return stopping || !queue.empty() || !jobs.empty(); });
-  std::erase_if(queue, [this](const JobPtr& job) { return give_up(*job, breaking); });
-  for (const JobPtr& job : jobs) {
-    if (give_up(*job, breaking)) engine->cancel(job->sequence);
-  }
-  std::erase_if(jobs, [](const JobPtr& job) { return job->finished; });
-  while (!queue.empty() && static_cast<int>(jobs.size() + joining.size()) < slots) {
-    joining.push_back(std::move(queue.front()));
-    queue.pop_front();
-  }
-  running = static_cast<int>(jobs.size() + joining.size());
-  if (!stopping || running > 0) return true;
-  changed.notify_all();
-  return false;
-}
-
-// True, and answered, if there is no point in going on with a job.
-bool Server::Impl::give_up(Job& job, bool broken_off) {
-  if (job.reply->closed()) job.finished = true;
-  else if (broken_off) job.error(503, "the service is stopping", "server_error");
-  else if (Clock::now() > job.deadline)
-    job.error(504, fmt::format("the answer took longer than the {} s allowed", options.request_timeout_s), "server_error", "timeout");
-  return job.finished;
-}
-
-void Server::Impl::join(const JobPtr& job) {
-  try {
-    job->sequence = engine->add({
-        .prompt = std::move(job->prompt),
-        .sampling = job->request.sampling,
-        .on_text =
-            [job](std::string_view text) {
-              job->piece(text);
-              return !job->reply->closed();
-            },
-        .on_done = [job](const Generation& result) { job->answer(result); },
-        .on_error =
-            [job](std::exception_ptr thrown) {
-              try {
-                std::rethrow_exception(thrown);
-              } catch (const std::exception& error) {
-                job->failed(error);
-              }
-            },
-    });
-    jobs.push_back(job);
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::invalid) job->error(400, error.what(), "invalid_request_error");
-    else job->failed(error);
-  } catch (const std::exception& error) {
-    job->failed(error);
-  }
-}
-
-void Server::Impl::step() {
-  try {
-    engine->step();
-  } catch (const std::exception& error) {
-    // Out of memory or a bug of ours: nobody's answer can be trusted to go on. The next requests begin afresh.
-    for (const JobPtr& job : jobs) job->failed(error);
-    engine = new_engine();
-  }
-  std::erase_if(jobs, [](const JobPtr& job) { return job->finished; });
 }
 
 // ---- public ----
 
-Server::Server(LanguageModelPtr model, ServerOptions options) : impl_(std::make_unique<Impl>(std::move(model), std::move(options))) {
-  impl_->engine->prepare();
-  impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
-}
+Server::Server(std::vector<ServedModel> models, ServerOptions options)
+    : impl_(std::make_unique<Impl>(std::move(models), std::move(options))) {}
+Server::Server(LanguageModelPtr model, ServerOptions options) : Server(only(std::move(model)), std::move(options)) {}
 
 Server::~Server() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->stopping = impl_->breaking = true;
-  }
-  impl_->changed.notify_all();
-  impl_->thread.join();
+  impl_->each_worker([](Worker& worker) { worker.break_off(); });
+  // Their threads end with the workers; the jobs are answered then, and nobody refers to the HTTP server any more.
+  for (Impl::Host& host : impl_->hosts) host.completions.reset(), host.tasks.reset();
 }
 
 std::uint16_t Server::port() const { return impl_->http.port(); }
-int Server::slots() const { return impl_->slots; }
 void Server::run() { impl_->http.run(); }
 
+int Server::slots() const {
+  return impl_->hosts[0].completions ? impl_->hosts[0].completions->status().slots : impl_->hosts[0].tasks->status().slots;
+}
+
 int Server::busy() const {
-  std::lock_guard lock(impl_->mutex);
-  return impl_->running + static_cast<int>(impl_->queue.size());
+  int sum = 0;
+  impl_->each_worker([&](const Worker& worker) {
+    const WorkerStatus status = worker.status();
+    sum += status.running + status.waiting;
+  });
+  return sum;
 }
 
 void Server::stop() {
-  impl_->http.stop_accepting();
-  {
-    std::unique_lock lock(impl_->mutex);
-    impl_->stopping = true;
-    impl_->changed.notify_all();
-    // Accepted requests are finished, not dropped.
-    impl_->changed.wait(lock, [&] { return impl_->running == 0 && impl_->queue.empty(); });
+  impl_->stopping = true;
+  impl_->each_worker([](Worker& worker) { worker.drain(); });
+  const auto end = after(ServeClock::now(), impl_->options.drain_s);
+  for (bool idle = false, broken = false; !idle;) {
+    idle = true;
+    impl_->each_worker([&](const Worker& worker) { idle = idle && worker.idle(); });
+    if (!idle && !broken && ServeClock::now() > end) {
+      impl_->each_worker([](Worker& worker) { worker.break_off(); });
+      broken = true;
+    }
+    if (!idle) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   impl_->http.stop();
 }
 
 void Server::stop_now() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->stopping = impl_->breaking = true;
-  }
+  impl_->each_worker([](Worker& worker) { worker.break_off(); });
   stop();
 }
 

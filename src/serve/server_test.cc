@@ -69,7 +69,7 @@ class Client {
   bool connected_;
 };
 
-std::string post(const std::string& target, const std::string& body, bool keep = false) {
+std::string post_request(const std::string& target, const std::string& body, bool keep = false) {
   return fmt::format("POST {} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n{}", target,
                      body.size(), keep ? "keep-alive" : "close", body);
 }
@@ -204,20 +204,20 @@ TEST(Server, AnswersEveryRoute) {
   EXPECT_THAT(ask(port, get("/")).body, HasSubstr("<html"));
   expect_error(ask(port, get("/nothing")), 404);
   expect_error(ask(port, get("/v1/completions")), 405);
-  expect_error(ask(port, post("/healthz", "")), 405);
-  expect_error(ask(port, post("/v1/completions", R"({"prompt": "a", "model": "other"})")), 404);
-  expect_error(ask(port, post("/v1/completions", fmt::format(R"({{"prompt": "{}"}})", std::string(3000, 'z')))), 400);
-  const Reply whole = ask(port, post("/v1/completions", plain_body(12, false)));
+  expect_error(ask(port, post_request("/healthz", "")), 405);
+  expect_error(ask(port, post_request("/v1/completions", R"({"prompt": "a", "model": "other"})")), 404);
+  expect_error(ask(port, post_request("/v1/completions", fmt::format(R"({{"prompt": "{}"}})", std::string(3000, 'z')))), 400);
+  const Reply whole = ask(port, post_request("/v1/completions", plain_body(12, false)));
   expect_completion(whole, false);
   // The same seed gives the same text, streamed or not.
-  EXPECT_EQ(expect_stream(ask(port, post("/v1/completions", plain_body(12, true))), false), Json::parse(whole.body)["choices"][0]["text"].get<std::string>());
-  expect_stream(ask(port, post("/v1/chat/completions", kChat)), true);
+  EXPECT_EQ(expect_stream(ask(port, post_request("/v1/completions", plain_body(12, true))), false), Json::parse(whole.body)["choices"][0]["text"].get<std::string>());
+  expect_stream(ask(port, post_request("/v1/chat/completions", kChat)), true);
 }
 
 TEST(Server, SeveralRequestsOnOneConnectionAreAnsweredInOrder) {
   Running service;
   Client client(service.port());
-  ASSERT_TRUE(client.write(post("/v1/completions", plain_body(3, true), true) + "HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + get("/v1/models")));
+  ASSERT_TRUE(client.write(post_request("/v1/completions", plain_body(3, true), true) + "HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + get("/v1/models")));
   std::string rest = client.read_all();
   Reply first, last;
   rest = parse_reply(rest, first);
@@ -230,7 +230,7 @@ TEST(Server, SeveralRequestsOnOneConnectionAreAnsweredInOrder) {
 
 TEST(Server, RefusesWhatIsTooLargeOrNotHttp) {
   Running service({.max_body_bytes = 1000});
-  expect_error(ask(service.port(), post("/v1/completions", std::string(1001, ' '))), 413);
+  expect_error(ask(service.port(), post_request("/v1/completions", std::string(1001, ' '))), 413);
   expect_error(ask(service.port(), "GET / HTTP/1.1\r\nx: " + std::string(20000, 'y') + "\r\n\r\n"), 431);
   expect_error(ask(service.port(), "this is no request\r\n\r\n"), 400);
 }
@@ -241,7 +241,7 @@ TEST(Server, WithoutAQueueRequestsAreAnsweredOrRefused) {
   std::vector<std::thread> clients;
   for (int c = 0; c < 12; ++c)
     clients.emplace_back([&] {
-      const Reply reply = ask(service.port(), post("/v1/completions", plain_body(20, false)));
+      const Reply reply = ask(service.port(), post_request("/v1/completions", plain_body(20, false)));
       if (reply.status == 200) return expect_completion(reply, false);
       expect_error(reply, 429);
       EXPECT_THAT(reply.head, HasSubstr("Retry-After: 1\r\n"));
@@ -253,32 +253,32 @@ TEST(Server, WithoutAQueueRequestsAreAnsweredOrRefused) {
 TEST(Server, ConcurrentClientsGoodBadAndGone) {
   Running service;
   const std::uint16_t port = service.port();
-  const std::string alone = expect_stream(ask(port, post("/v1/completions", plain_body(10, true))), false);
+  const std::string alone = expect_stream(ask(port, post_request("/v1/completions", plain_body(10, true))), false);
   std::vector<std::thread> clients;
   for (int c = 0; c < 8; ++c)
     clients.emplace_back([&, c] {
       for (int round = 0; round < 6; ++round) switch ((c + round) % 6) {
           case 0:
-            EXPECT_EQ(expect_stream(ask(port, post("/v1/completions", plain_body(10, true))), false), alone);
+            EXPECT_EQ(expect_stream(ask(port, post_request("/v1/completions", plain_body(10, true))), false), alone);
             break;
           case 1:
-            expect_completion(ask(port, post("/v1/completions", plain_body(10, false))), false);
+            expect_completion(ask(port, post_request("/v1/completions", plain_body(10, false))), false);
             break;
           case 2:
-            expect_stream(ask(port, post("/v1/chat/completions", kChat)), true);
+            expect_stream(ask(port, post_request("/v1/chat/completions", kChat)), true);
             break;
           case 3:
-            expect_error(ask(port, post("/v1/chat/completions", R"({"messages": 1})")), 400);
+            expect_error(ask(port, post_request("/v1/chat/completions", R"({"messages": 1})")), 400);
             break;
           case 4: {   // gone in the middle of the answer
             Client client(port);
-            EXPECT_TRUE(client.write(post("/v1/completions", plain_body(100, true))));
+            EXPECT_TRUE(client.write(post_request("/v1/completions", plain_body(100, true))));
             client.read_some(40);
             break;
           }
           case 5: {   // gone in the middle of the request
             Client client(port);
-            const std::string request = post("/v1/completions", plain_body(10, false));
+            const std::string request = post_request("/v1/completions", plain_body(10, false));
             EXPECT_TRUE(client.write(request.substr(0, 20 + 17 * static_cast<std::size_t>(round))));
             break;
           }
@@ -297,7 +297,7 @@ TEST(Server, StopsWhileRequestsRun) {
   for (int c = 0; c < 8; ++c)
     clients.emplace_back([&, c] {
       Client client(port);
-      if (!client.connected() || !client.write(post("/v1/completions", plain_body(60, c % 2 == 0)))) return;
+      if (!client.connected() || !client.write(post_request("/v1/completions", plain_body(60, c % 2 == 0)))) return;
       std::string bytes = client.read_some(1);
       ++begun;
       bytes += client.read_all();

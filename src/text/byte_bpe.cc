@@ -17,7 +17,7 @@ constexpr std::size_t kShortWord = 32;  // bytes up to which the quadratic merge
 
 // A direct-mapped cache of words a thread: text is made of few words, and merging costs ten times a look-up. One cache line an
 // entry, fixed size, no allocation: hostile text can only make it useless.
-struct WordCache {
+struct EncodedWords {
   struct alignas(64) Entry {
     char word[22];
     std::uint8_t length = 0, count = 0;
@@ -27,11 +27,11 @@ struct WordCache {
   std::uint64_t owner = 0;
   std::vector<Entry> entries{kEntries};
 };
-static_assert(sizeof(WordCache::Entry) == 64);
+static_assert(sizeof(EncodedWords::Entry) == 64);
 
-WordCache& word_cache(std::uint64_t owner) {
-  thread_local std::unique_ptr<WordCache> cache;
-  if (!cache) cache = std::make_unique<WordCache>();
+EncodedWords& word_cache(std::uint64_t owner) {
+  thread_local std::unique_ptr<EncodedWords> cache;
+  if (!cache) cache = std::make_unique<EncodedWords>();
   if (cache->owner != owner) {
     for (auto& entry : cache->entries) entry.length = 0;
     cache->owner = owner;
@@ -113,7 +113,7 @@ std::vector<TokenId> ByteBpe::encode(std::string_view text, bool specials) const
 
 void ByteBpe::encode_plain(std::string_view text, std::vector<TokenId>& out) const {
   if (text.empty()) return;
-  WordCache& cache = word_cache(serial_);
+  EncodedWords& cache = word_cache(serial_);
   WordScanner scanner(text);
   std::string_view word;
   TokenId ids[kShortWord];
@@ -122,11 +122,11 @@ void ByteBpe::encode_plain(std::string_view text, std::vector<TokenId>& out) con
       merge_long(word, out);
       continue;
     }
-    if (word.size() > sizeof WordCache::Entry::word) {
+    if (word.size() > sizeof EncodedWords::Entry::word) {
       out.insert(out.end(), ids, ids + merge_short(word, ids));
       continue;
     }
-    auto& entry = cache.entries[hash64(word) % WordCache::kEntries];
+    auto& entry = cache.entries[hash64(word) % EncodedWords::kEntries];
     if (entry.length != word.size() || std::memcmp(entry.word, word.data(), word.size()) != 0) {
       const int count = merge_short(word, ids);
       if (static_cast<std::size_t>(count) > std::size(entry.ids)) {

@@ -1,89 +1,31 @@
-// tokenizer.json in the shape of Hugging Face's `tokenizers`: written so that it loads there with the same ids, and read as
-// untrusted input. Token strings are spelled with GPT-2's byte alphabet, in which every byte is a printable character.
+// tokenizer.json in the shape of Hugging Face's `tokenizers`: read as untrusted input. Byte-level BPE as Rhetor trains it has its own
+// reader and writer here, with token strings in GPT-2's byte alphabet; every other composition becomes a pipeline.
 #include <fmt/core.h>
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "text/byte_alphabet.h"
 #include "text/byte_bpe.h"
-#include "text/utf8.h"
+#include "text/json_reader.h"
+#include "text/pipeline_parts.h"
+#include "text/text_cutter.h"
+#include "text/token_model_json.h"
 
 namespace rhetor {
 namespace {
 
-using Json = nlohmann::json;
 constexpr std::size_t kMaxTokens = 1 << 22;
 constexpr std::size_t kMaxHoles = 1 << 16;       // ids between 0 and the largest that nobody uses
 constexpr std::size_t kMaxAddedBytes = 512;      // of the text of one added token
-constexpr int kMaxDepth = 32;
-
-// Byte -> code point: printable Latin-1 characters stand for themselves, the other 68 bytes become U+0100, U+0101, ...
-struct ByteAlphabet {
-  std::array<std::uint16_t, 256> to_code{};
-  std::array<std::int16_t, 512> to_byte{};
-  ByteAlphabet() {
-    to_byte.fill(-1);
-    std::uint16_t next = 256;
-    for (unsigned byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-      to_code[byte] = printable ? static_cast<std::uint16_t>(byte) : next++;
-      to_byte[to_code[byte]] = static_cast<std::int16_t>(byte);
-    }
-  }
-};
-
-const ByteAlphabet& alphabet() {
-  static const ByteAlphabet instance;
-  return instance;
-}
-
-std::string spelled(std::string_view bytes) {
-  std::string out;
-  for (const char c : bytes) {
-    const unsigned code = alphabet().to_code[static_cast<unsigned char>(c)];
-    if (code < 0x80) {
-      out += static_cast<char>(code);
-    } else {
-      out += static_cast<char>(0xC0 | code >> 6);
-      out += static_cast<char>(0x80 | (code & 0x3F));
-    }
-  }
-  return out;
-}
-
-// False if a character is not of the alphabet.
-bool unspelled(std::string_view text, std::string& bytes) {
-  bytes.clear();
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    unsigned code = static_cast<unsigned char>(text[i]);
-    if (code >= 0x80) {
-      if ((code & 0xE0) != 0xC0 || i + 1 == text.size()) return false;
-      code = (code & 0x1F) << 6 | (static_cast<unsigned char>(text[++i]) & 0x3F);
-    }
-    if (code >= alphabet().to_byte.size() || alphabet().to_byte[code] < 0) return false;
-    bytes += static_cast<char>(alphabet().to_byte[code]);
-  }
-  return true;
-}
-
-// A short quotation of untrusted text for a message.
-std::string shown(std::string_view text) {
-  const std::size_t end = utf8_cut(text, 40);
-  return Json(std::string(text.substr(0, end))).dump(-1, ' ', true, Json::error_handler_t::replace) + (end < text.size() ? "..." : "");
-}
 
 class Reader {
  public:
   explicit Reader(const std::string& name) : name_(name) {}
 
-  BpeModel read(std::string_view text) {
-    const Json root = parse(text);
-    if (!root.is_object()) fail("{}: expected a JSON object as Hugging Face's tokenizers writes it, found {}", name_, root.type_name());
+  BpeModel read(const Json& root) {
     const Json& model = member(root, "model", "the file");
     if (!model.is_object()) fail("{}: 'model' must be an object, found {}", name_, model.type_name());
-    check_kind(root, model);
     read_added(root);
     read_vocab(member(model, "vocab", "'model'"));
     fill_added();
@@ -92,49 +34,10 @@ class Reader {
   }
 
  private:
-  Json parse(std::string_view text) const {
-    const auto guard = [&](int depth, Json::parse_event_t, Json&) {
-      if (depth > kMaxDepth) fail("{}: brackets are nested deeper than {} levels, which no tokenizer file is", name_, kMaxDepth);
-      return true;
-    };
-    try {
-      return Json::parse(text, guard);
-    } catch (const Json::parse_error& error) {
-      fail("{}: not valid JSON near byte {}; the file is damaged or is something else", name_, error.byte);
-    } catch (const Json::out_of_range&) {   // the parser's word for a number no double can hold
-      fail("{}: holds a number too large to be one; the file is damaged or is something else", name_);
-    }
-  }
-
   const Json& member(const Json& object, const char* key, const char* where) const {
     const auto found = object.find(key);
     if (found == object.end()) fail("{}: {} has no '{}'", name_, where, key);
     return *found;
-  }
-
-  // Refuses what would silently give other ids than the file's author expects.
-  void check_kind(const Json& root, const Json& model) const {
-    const auto type = [](const Json& j) {
-      return j.is_object() && j.contains("type") && j["type"].is_string() ? j["type"].get<std::string>() : std::string();
-    };
-    if (model.contains("type") && type(model) != "BPE")
-      fail("{}: the model type is {}, only \"BPE\" (byte-level) can be read", name_, shown(model["type"].dump()));
-    const Json none;
-    const Json& pre = root.contains("pre_tokenizer") ? root["pre_tokenizer"] : none;
-    if (type(pre) != "ByteLevel")
-      fail("{}: 'pre_tokenizer' must have the type \"ByteLevel\" (GPT-2's), found {}", name_, shown(pre.dump()));
-    if (pre.value("add_prefix_space", Json(false)) != Json(false))
-      fail("{}: 'pre_tokenizer' has add_prefix_space on, which would change the text; only false can be read", name_);
-    if (pre.value("use_regex", Json(true)) != Json(true))
-      fail("{}: 'pre_tokenizer' has use_regex off; only GPT-2's pattern can be read", name_);
-    if (root.contains("normalizer") && !root["normalizer"].is_null())
-      fail("{}: has a normalizer, which would change the text; only null can be read", name_);
-    for (const char* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"}) {
-      const auto found = model.find(key);
-      if (found == model.end() || found->is_null() || *found == Json(false) || *found == Json("") || *found == Json(0.0)) continue;
-      if (std::string_view(key) == "unk_token") continue;  // never used: every byte has a token
-      fail("{}: the option 'model.{}' is {}, which byte-level BPE here does not have", name_, key, shown(found->dump()));
-    }
   }
 
   void read_added(const Json& root) {
@@ -149,10 +52,6 @@ class Reader {
         fail("{}: added token {} has no text in 'content'", name_, i);
       const auto& text = content->get_ref<const std::string&>();
       if (text.size() > kMaxAddedBytes) fail("{}: added token {} has {} bytes, the limit is {}", name_, i, text.size(), kMaxAddedBytes);
-      for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
-        if (entry.value(flag, Json(false)) != Json(false))
-          fail("{}: added token {} ({}) has '{}' on; only false can be read", name_, i, shown(text), flag);
-      }
       if (!added_ids_.emplace(text, out_.added.size()).second) fail("{}: the added token {} appears twice", name_, shown(text));
       const auto special = entry.value("special", Json(false));
       if (!special.is_boolean()) fail("{}: 'special' of added token {} must be true or false", name_, i);
@@ -260,10 +159,48 @@ class Reader {
   std::vector<bool> special_ids_;
 };
 
+// Whether a file is what ByteBpe is: GPT-2's words, no normaliser and no template, every byte in the vocabulary, plain added tokens.
+bool is_byte_bpe(const Json& root) {
+  const auto is = [](const Json& object, const char* key, const Json& expected, const Json& otherwise) {
+    const auto found = object.find(key);
+    return (found == object.end() ? otherwise : *found) == expected;
+  };
+  const Json &pre = member_or_null(root, "pre_tokenizer"), &decoder = member_or_null(root, "decoder"), &model = root["model"];
+  for (const char* key : {"normalizer", "post_processor", "truncation", "padding"}) {
+    if (!member_or_null(root, key).is_null()) return false;
+  }
+  if (!pre.is_object() || !is(pre, "type", "ByteLevel", {}) || !is(pre, "add_prefix_space", false, true) || !is(pre, "use_regex", true, true)) return false;
+  if (!decoder.is_object() || !is(decoder, "type", "ByteLevel", {})) return false;
+  if (!is(model, "type", "BPE", "BPE") || !model.contains("merges")) return false;
+  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"}) {
+    const Json& option = member_or_null(model, key);
+    if (!option.is_null() && option != Json(false) && option != Json("") && option != Json(0.0)) return false;
+  }
+  if (const Json& added = member_or_null(root, "added_tokens"); added.is_array()) {
+    for (const Json& token : added) {
+      for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
+        if (token.is_object() && !is(token, flag, false, false)) return false;
+      }
+    }
+  }
+  const Json& vocab = member_or_null(model, "vocab");
+  if (!vocab.is_object()) return false;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    if (!vocab.contains(spelled(std::string(1, static_cast<char>(byte))))) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 TokenizerPtr tokenizer_from_json(std::string_view json, const std::string& name) {
-  return std::make_shared<ByteBpe>(Reader(name).read(json));
+  const Json root = parse_json(json, name);
+  if (!root.is_object()) fail("{}: expected a JSON object as Hugging Face's tokenizers writes it, found {}", name, root.type_name());
+  const auto model = root.find("model");
+  if (model == root.end()) fail("{}: the file has no 'model'", name);
+  if (!model->is_object()) fail("{}: 'model' must be an object, found {}", name, model->type_name());
+  if (is_byte_bpe(root)) return std::make_shared<ByteBpe>(Reader(name).read(root));
+  return make_pipeline(token_model_from_json(*model, name), root, name);
 }
 
 std::string ByteBpe::to_json() const {

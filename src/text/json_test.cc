@@ -74,14 +74,17 @@ TEST(TokenizerJson, RefusesEachFaultWithItsName) {
       {good.substr(0, good.size() / 2), "not valid JSON"},
       {std::string(100000, '['), "nested deeper"},
       {R"({"model": 3})", "'model' must be an object"},
-      {replaced(good, "\"type\": \"BPE\"", "\"type\": \"WordPiece\""), "only \"BPE\""},
-      {replaced(good, "\"type\": \"ByteLevel\"", "\"type\": \"Whitespace\""), "'pre_tokenizer' must have"},
-      {replaced(good, "\"add_prefix_space\": false", "\"add_prefix_space\": true"), "add_prefix_space"},
-      {replaced(good, "\"use_regex\": true", "\"use_regex\": false"), "use_regex"},
-      {replaced(good, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}"), "normalizer"},
+      {replaced(good, "\"type\": \"BPE\"", "\"type\": \"Banana\""), "the model type is"},
+      {replaced(good, "\"type\": \"ByteLevel\"", "\"type\": \"Whitespce\""), "not a known pre-tokenizer"},
+      {replaced(good, "\"add_prefix_space\": false", "\"add_prefix_space\": 1"), "'add_prefix_space' must be true or false"},
+      {replaced(good, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFQ\"}"), "not a known normalizer"},
+      {replaced(good, "\"normalizer\": null", "\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"(\"}, \"content\": \"\"}"),
+       "cannot be used"},
+      {replaced(good, "\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\", \"cls\": [\"x\", 9999], \"sep\": [\"y\", 1]}"),
+       "an id must be an integer from 0 to"},
+      {replaced(good, "\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"Bytes\""), "not a known decoder"},
+      {replaced(good, "\"truncation\": null", "\"truncation\": {\"max_length\": -1}"), "'max_length' must be an integer"},
       {replaced(good, "\"dropout\": null", "\"dropout\": 0.1"), "model.dropout"},
-      {replaced(good, "\"ignore_merges\": false", "\"ignore_merges\": true"), "model.ignore_merges"},
-      {replaced(good, "\"lstrip\": false", "\"lstrip\": true"), "'lstrip'"},
       {replaced(good, "\"id\": 256", "\"id\": -1"), "must be an integer"},
       {replaced(good, "\"id\": 256", "\"id\": \"x\""), "must be an integer"},
       {replaced(good, "\"id\": 256", "\"id\": 4000000"), "far beyond"},
@@ -90,12 +93,9 @@ TEST(TokenizerJson, RefusesEachFaultWithItsName) {
       {replaced(good, "\"content\": \"<|endoftext|>\"", "\"content\": 7"), "no text"},
       {replaced(good, "\"content\": \"<|endoftext|>\"", "\"content\": \"<|end|>\""), "appears twice"},
       {replaced(good, "\"special\": true", "\"special\": 1"), "true or false"},
-      {replaced(good, "\"vocab\": {", "\"vocab\": [], \"x\": {"), "'model.vocab' must be an object"},
+      {replaced(good, "\"vocab\": {", "\"vocab\": [], \"x\": {"), "the vocabulary must be an object"},
       {replaced(good, "\"!\": 33", "\"!\": 34"), "share the id"},
       {replaced(good, "\"!\": 33", "\"!\": 3.5"), "must be an integer"},
-      {replaced(good, "\"!\": 33", "\"!!\": 33"), "no token for the byte 0x21"},
-      {replaced(good, "\"!\": 33", "\"! \": 33"), "byte alphabet"},
-      {replaced(good, "\"!\": 33", "\"\": 33"), "empty token"},
       {replaced(good, "\"merges\": [", "\"merges\": [\"t\", "), "merge 0 must be two tokens"},
       {replaced(good, "\"merges\": [", "\"merges\": [7, "), "merge 0 must be two tokens"},
       {replaced(good, "\"merges\": [", "\"merges\": [\"a b c\", "), "merge 0 must be two tokens"},
@@ -129,7 +129,10 @@ TEST(TokenizerJson, SurvivesRandomDamage) {
     for (int k = 0; k < 3; ++k) bad[rng.below(bad.size())] = static_cast<char>(rng.below(256));
     try {
       const auto t = tokenizer_from_json(bad);
-      EXPECT_EQ(t->decode(t->encode("the boat\xFF")), "the boat\xFF");
+      const std::string back = t->decode(t->encode("the boat\xFF"));
+      if (t->kind() == "byte_bpe") {
+        EXPECT_EQ(back, "the boat\xFF");
+      }
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::invalid);
     }

@@ -18,10 +18,10 @@ constexpr const char* kPattern =
 constexpr const char* kWhiteSpace = R"(\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
 
 // Compiled once and read-only afterwards, hence shared by all threads.
-struct Pattern {
+struct Gpt2Pattern {
   pcre2_code* code = nullptr;
   bool jit = false;
-  Pattern() {
+  Gpt2Pattern() {
     std::string text;
     for (const char* c = kPattern; *c; ++c) {
       if (*c == 'W') text += kWhiteSpace;
@@ -37,8 +37,8 @@ struct Pattern {
   }
 };
 
-const Pattern& pattern() {
-  static const Pattern instance;
+const Gpt2Pattern& pattern() {
+  static const Gpt2Pattern instance;
   return instance;
 }
 
@@ -65,7 +65,7 @@ bool WordScanner::next(std::string_view& word) {
     } else {
       const auto* subject = reinterpret_cast<PCRE2_SPTR>(text_.data() + at_);
       auto* match = static_cast<pcre2_match_data*>(match_);
-      const Pattern& p = pattern();
+      const Gpt2Pattern& p = pattern();
       int found = p.jit ? pcre2_jit_match(p.code, subject, run_end_ - at_, 0, 0, match, nullptr) : PCRE2_ERROR_JIT_STACKLIMIT;
       if (found == PCRE2_ERROR_JIT_STACKLIMIT)
         found = pcre2_match(p.code, subject, run_end_ - at_, 0, PCRE2_NO_UTF_CHECK, match, nullptr);

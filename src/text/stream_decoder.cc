@@ -2,27 +2,34 @@
 #include "text/utf8.h"
 
 namespace rhetor {
+namespace {
 
-std::string StreamDecoder::push(TokenId id) {
-  if (tokenizer_->is_special(id)) return {};
-  pending_ += tokenizer_->token_bytes(id);
-  // At most the last three bytes can be the beginning of a character that the next token completes.
-  std::size_t complete = pending_.size();
-  for (std::size_t back = 1; back <= 3 && back <= pending_.size(); ++back) {
-    const std::string_view tail = std::string_view(pending_).substr(pending_.size() - back);
-    if ((static_cast<unsigned char>(tail[0]) & 0xC0) == 0x80) continue;
-    const Utf8Char c = utf8_char(tail);
-    if (c.kind == Utf8::partial && static_cast<std::size_t>(c.length) == back) complete -= back;
-    break;
+// Byte-level: the text of a token is its bytes.
+class ByteStream final : public TokenStream {
+ public:
+  explicit ByteStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  std::string push(TokenId id) override {
+    if (tokenizer_.is_special(id)) return {};
+    pending_ += tokenizer_.token_bytes(id);
+    const std::size_t whole = utf8_complete(pending_);
+    std::string out = utf8_cleaned(std::string_view(pending_).substr(0, whole));
+    pending_.erase(0, whole);
+    return out;
   }
-  std::string out = utf8_cleaned(std::string_view(pending_).substr(0, complete));
-  pending_.erase(0, complete);
-  return out;
-}
+  std::string finish() override { return utf8_cleaned(pending_); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string pending_;
+};
+
+}  // namespace
+
+std::unique_ptr<TokenStream> Tokenizer::stream() const { return std::make_unique<ByteStream>(*this); }
 
 std::string StreamDecoder::finish() {
-  std::string out = utf8_cleaned(pending_);
-  pending_.clear();
+  std::string out = stream_->finish();
+  stream_ = tokenizer_->stream();
   return out;
 }
 

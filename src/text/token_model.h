@@ -58,7 +58,8 @@ struct BpeOptions {
 };
 TokenModelPtr make_bpe(BpeOptions options);
 
-// Training from the counts of normalised, pre-tokenised words. Deterministic: ties by the smaller text. `progress` gets the share done.
+// Training from the counts of normalised, pre-tokenised words. Deterministic, whatever their order and the number of threads: ties by the
+// smaller pair of ids (BPE, WordPiece) or the smaller text. `progress` gets the share done.
 struct WordCount {
   std::string word;
   std::int64_t count;
@@ -66,7 +67,7 @@ struct WordCount {
 struct ModelTrainOptions {
   std::int64_t vocab_size = 8192;                                   // with the special tokens, which get the first ids
   std::vector<std::string> specials;
-  std::int64_t min_count = 2, max_alphabet = 1000;                  // pairs and characters seen less often are left out
+  std::int64_t min_count = 2, max_alphabet = 1000;                  // least count of a merged pair; characters beyond the most frequent are left out
   std::vector<std::string> alphabet;                                // characters always in the vocabulary (the 256 bytes' letters)
   std::string unknown, prefix;                                      // WordPiece: "[UNK]", "##"; Unigram: "<unk>"
   bool byte_fallback = false;

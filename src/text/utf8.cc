@@ -68,6 +68,32 @@ std::string utf8_cleaned(std::string_view text) {
   return out;
 }
 
+std::string utf8_cleaned(std::string_view text, std::vector<std::uint32_t>& back) {
+  std::string out;
+  out.reserve(text.size());
+  back.clear();
+  for (std::size_t at = 0; at < text.size();) {
+    const Utf8Char c = utf8_char(text.substr(at));
+    const std::string_view put = c.kind == Utf8::valid ? text.substr(at, static_cast<std::size_t>(c.length)) : std::string_view("\xEF\xBF\xBD");
+    for (std::size_t i = 0; i < put.size(); ++i) back.push_back(static_cast<std::uint32_t>(c.kind == Utf8::valid ? at + i : at));
+    out += put;
+    at += static_cast<std::size_t>(c.length);
+  }
+  back.push_back(static_cast<std::uint32_t>(text.size()));
+  return out;
+}
+
+std::size_t utf8_complete(std::string_view text) {
+  for (std::size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+    const std::string_view tail = text.substr(text.size() - back);
+    if ((static_cast<unsigned char>(tail[0]) & 0xC0) == 0x80) continue;
+    const Utf8Char c = utf8_char(tail);
+    if (c.kind == Utf8::partial && static_cast<std::size_t>(c.length) == back) return text.size() - back;
+    break;
+  }
+  return text.size();
+}
+
 std::size_t utf8_cut(std::string_view text, std::size_t at) {
   if (at >= text.size()) return text.size();
   for (std::size_t back = 1; back <= 3 && back <= at; ++back) {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace rhetor {
 
@@ -21,6 +23,11 @@ std::size_t utf8_valid_prefix(std::string_view text);
 
 // The text with every ill-formed part replaced by U+FFFD.
 std::string utf8_cleaned(std::string_view text);
+// The same; back[i] is where byte i of it begins in `text`, and back[size] the size of `text`.
+std::string utf8_cleaned(std::string_view text, std::vector<std::uint32_t>& back);
+
+// How many leading bytes of `text` no further bytes can change: all but a character that is cut off at the end.
+std::size_t utf8_complete(std::string_view text);
 
 // The largest n <= at that does not lie inside a character (bytes that are no UTF-8 may be cut anywhere).
 std::size_t utf8_cut(std::string_view text, std::size_t at);

@@ -60,6 +60,18 @@ std::uint64_t file_hash(const fs::path& path) { return hash64(MappedFile::open(p
 json real(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 double real(const json& value) { return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>(); }
 
+// A list of pairs: the order is the metrics' own.
+json metrics(const std::vector<std::pair<std::string, double>>& values) {
+  json out = json::array();
+  for (const auto& [name, value] : values) out.push_back({name, real(value)});
+  return out;
+}
+std::vector<std::pair<std::string, double>> metrics(const json& values) {
+  std::vector<std::pair<std::string, double>> out;
+  for (const json& entry : values) out.emplace_back(entry.at(0).get<std::string>(), real(entry.at(1)));
+  return out;
+}
+
 // 64-bit hashes as text: JSON readers elsewhere would round them to doubles.
 std::string hex(std::uint64_t value) { return fmt::format("{:016x}", value); }
 
@@ -75,6 +87,12 @@ json to_json(const TrainerState& s) {
           {"last_loss", real(s.last_loss)},
           {"smooth_loss", real(s.smooth_loss)},
           {"validation_loss", real(s.validation_loss)},
+          {"metric", real(s.metric)},
+          {"best", real(s.best)},
+          {"best_step", s.best_step},
+          {"stale", s.stale},
+          {"last_metrics", metrics(s.last_metrics)},
+          {"best_metrics", metrics(s.best_metrics)},
           {"seconds", real(s.seconds)},
           {"metrics_bytes", s.metrics_bytes},
           {"data_hash", hex(s.data_hash)},
@@ -93,6 +111,14 @@ TrainerState from_json(const json& j) {
   s.last_loss = real(j.at("last_loss"));
   s.smooth_loss = real(j.at("smooth_loss"));
   s.validation_loss = real(j.at("validation_loss"));
+  if (j.contains("best")) {  // checkpoints of earlier versions have none of these
+    s.metric = real(j.at("metric"));
+    s.best = real(j.at("best"));
+    s.best_step = j.at("best_step").get<std::int64_t>();
+    s.stale = j.at("stale").get<std::int64_t>();
+    s.last_metrics = metrics(j.at("last_metrics"));
+    s.best_metrics = metrics(j.at("best_metrics"));
+  }
   s.seconds = real(j.at("seconds"));
   s.metrics_bytes = j.at("metrics_bytes").get<std::uint64_t>();
   s.data_hash = std::stoull(j.at("data_hash").get<std::string>(), nullptr, 16);

@@ -12,6 +12,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -27,6 +29,10 @@ struct TrainerState {
   std::int64_t tokens = 0;
   double first_loss = 0, last_loss = 0, smooth_loss = 0;
   double validation_loss = std::numeric_limits<double>::quiet_NaN();
+  // The deciding validation metric: newest and best value, at which step, and validations since. NaN until measured.
+  double metric = std::numeric_limits<double>::quiet_NaN(), best = std::numeric_limits<double>::quiet_NaN();
+  std::int64_t best_step = 0, stale = 0;
+  std::vector<std::pair<std::string, double>> last_metrics, best_metrics;   // tasks: all of them
   double seconds = 0;               // training time so far; a timing, not reproduced
   std::uint64_t metrics_bytes = 0;  // length of metrics.jsonl at this step
   std::uint64_t data_hash = 0;      // of the token stream

@@ -16,8 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-TrainOptions quiet() { return {.quiet = true}; }
-
 TEST(Checkpoint, WritesReadsAndKeepsTheNewest) {
   ScratchFolder scratch;
   const std::map<std::string, Tensor> tensors = {{"w", Tensor::of<float>(Shape{2}, {1.5f, -2.0f})}};

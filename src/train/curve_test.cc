@@ -69,7 +69,7 @@ TEST(Metrics, IsCutToTheCheckpointAndReadBack) {
 TEST(Progress, SaysWhatMatters) {
   const std::string text = progress_text(
       {.step = 7, .steps = 120, .smooth_loss = 3.25, .validation_loss = 3.5, .tokens_per_s = 12345, .seconds_left = 65});
-  EXPECT_EQ(text, "step   7/120  loss 3.250  validation 3.500  12.3k tokens/s  1:05 left");
+  EXPECT_EQ(text, "step   7/120  loss 3.250  validation 3.500  12.3k tokens/s  data wait 0.0 %  1:05 left");
 }
 
 }  // namespace

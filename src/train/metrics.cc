@@ -60,12 +60,15 @@ void MetricsLog::append(const std::string& line) {
 void MetricsLog::step(const Step& v) {
   append(
       fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"applied\":{},\"seconds\":{:.3f},\"tokens_"
-                  "per_s\":{:.0f}}}\n",
-                  v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, v.seconds, v.tokens_per_s));
+                  "per_s\":{:.0f},\"data_wait\":{:.4f}}}\n",
+                  v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, v.seconds, v.tokens_per_s,
+                  v.data_wait));
 }
 
-void MetricsLog::validation(std::int64_t step, double loss) {
-  append(fmt::format("{{\"step\":{},\"validation_loss\":{}}}\n", step, number(loss)));
+void MetricsLog::validation(std::int64_t step, double loss, const std::vector<std::pair<std::string, double>>& metrics) {
+  std::string line = fmt::format("{{\"step\":{},\"validation_loss\":{}", step, number(loss));
+  for (const auto& [name, value] : metrics) line += fmt::format(",\"{}\":{}", name, number(value));
+  append(line + "}\n");
 }
 
 MetricsHistory read_metrics(const std::filesystem::path& path, std::uint64_t bytes) {

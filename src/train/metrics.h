@@ -1,10 +1,12 @@
 // metrics.jsonl: one JSON object a line, appended as training runs. {"step":1,"loss":..,"lr":..,"grad_norm":..,"tokens":..,
-// "applied":true, and timings "seconds","tokens_per_s"}; validation lines are {"step":50,"validation_loss":..}.
+// "applied":true, and timings "seconds","tokens_per_s","data_wait"}; validation lines are {"step":50,"validation_loss":..}
+// and, for tasks, their metrics.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rhetor {
@@ -29,10 +31,10 @@ class MetricsLog {
     std::int64_t step = 0, tokens = 0;
     double loss = 0, lr = 0, grad_norm = 0;
     bool applied = true;
-    double seconds = 0, tokens_per_s = 0;  // timings
+    double seconds = 0, tokens_per_s = 0, data_wait = 0;  // timings; data_wait: share of the time spent waiting for batches
   };
   void step(const Step& values);
-  void validation(std::int64_t step, double loss);
+  void validation(std::int64_t step, double loss, const std::vector<std::pair<std::string, double>>& metrics = {});
   std::uint64_t bytes() const { return bytes_; }
 
  private:

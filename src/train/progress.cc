@@ -27,7 +27,8 @@ std::string progress_text(const TrainProgress& p) {
   std::string text =
       fmt::format("step {:>{}}/{}  loss {:.3f}", p.step, fmt::format("{}", p.steps).size(), p.steps, p.smooth_loss);
   if (std::isfinite(p.validation_loss)) text += fmt::format("  validation {:.3f}", p.validation_loss);
-  return text + fmt::format("  {} tokens/s  {} left", rate_text(p.tokens_per_s), clock_text(p.seconds_left));
+  if (!p.metric.empty() && std::isfinite(p.metric_value)) text += fmt::format("  {} {:.3f}", p.metric, p.metric_value);
+  return text + fmt::format("  {} tokens/s  data wait {:.1f} %  {} left", rate_text(p.tokens_per_s), 100 * p.data_wait_share, clock_text(p.seconds_left));
 }
 
 ProgressLine::ProgressLine(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1) {}

@@ -8,7 +8,7 @@
 
 namespace rhetor {
 
-// "step 120/400  loss 3.214  val 3.301  12.3k tokens/s  1:05 left"
+// "step 120/400  loss 3.214  val 3.301  12.3k tokens/s  data wait 0.1 %  1:05 left"
 std::string progress_text(const TrainProgress& progress);
 
 class ProgressLine {

@@ -1,42 +1,23 @@
-// Recipes: one table says of every key its name, type, range, meaning and whether it changes the result; parsing,
+// Recipes: one table says of every key its name, type, range, meaning and whether it changes the result; parsing (recipe_toml.cc),
 // writing, checking, the comparison on resume and the reference page are all derived from it.
-// toml++ asserts where some malformed keys begin ("[!a]"); they are the user's mistake, so its assertions throw, in every build.
-#include <stdexcept>
-
-[[noreturn]] static void refuse_toml() { throw std::logic_error("a key or value begins with a character that cannot"); }
-#undef NDEBUG
-#define TOML_ASSERT(expr) ((expr) ? void() : refuse_toml())
-#include <toml++/toml.h>
-
 #include <algorithm>
 #include <cmath>
-#include <sstream>
-#include <variant>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "graph/op.h"
+#include "train/recipe_keys.h"
 #include "train/recipe_reference.h"
-#include "train/trainer.h"
 
 namespace rhetor {
 namespace {
 
-using Field = std::variant<std::string Recipe::*, std::int64_t Recipe::*, std::uint64_t Recipe::*, double Recipe::*,
-                           std::vector<std::string> Recipe::*>;
-
-struct Key {
-  std::string_view section, name;
-  Field field;
-  double low, high;  // legal numbers, inclusive
-  bool result;       // changes what training computes: must agree when a run is continued
-  std::string_view doc;
-  std::vector<std::string_view> choices = {};
-};
+using Key = RecipeKey;
 
 constexpr double kMany = 1e15;
 
-const std::vector<Key>& keys() {
+}  // namespace
+
+const std::vector<RecipeKey>& recipe_keys() {
   static const std::vector<Key> table = {
       {"model", "family", &Recipe::family, 0, 0, true,
        "Layout of the model: `gpt2`, `llama` or `bert`, shaped by the size dial below; or the name of a preset such as "
@@ -53,24 +34,124 @@ const std::vector<Key>& keys() {
       {"model", "vocab", &Recipe::vocab, 265, 1 << 24, true,
        "Size of the vocabulary of a tokenizer trained for this run (256 bytes, the special tokens, merges)."},
       {"data", "files", &Recipe::files, 0, 0, false,
-       "Text, JSONL or folders of them, plain or .gz, .xz, .zst; relative to the recipe's folder."},
+       "Text, JSONL or folders of them, plain or .gz, .xz, .zst, or token folders made by `rhetor data tokenize`; relative to the "
+       "recipe's folder."},
+      {"data", "weights", &Recipe::weights, 1e-9, 1e9, true,
+       "A blend: one number for each of `files`, in which proportion sequences are drawn from them, exact within one sequence at any time. "
+       "Empty = each by its size."},
+      {"data",
+       "packing",
+       &Recipe::packing,
+       0,
+       0,
+       true,
+       "gpt2 and llama: how documents make sequences. `stream`: one after the other, cut anywhere. `whole`: several to a sequence, only those "
+       "longer than it are cut. `single`: one a sequence. In `stream` and `whole` attention is not separated: a document sees those before it "
+       "in its sequence.",
+       {"stream", "whole", "single"}},
+      {"data",
+       "masking",
+       &Recipe::masking,
+       0,
+       0,
+       true,
+       "bert: what is masked together, single `tokens` or the tokens of whole `words`.",
+       {"tokens", "words"}},
+      {"data",
+       "pairs",
+       &Recipe::pairs,
+       0,
+       0,
+       true,
+       "bert: `next`: two segments, half of them consecutive, and the loss of telling which; `none`: one segment and no such loss.",
+       {"next", "none"}},
+      {"data", "workers", &Recipe::workers, 1, 256, false, "Threads that prepare batches while others compute; does not change the batches."},
       {"data", "text_field", &Recipe::text_field, 0, 0, true,
        "JSONL: the field that holds the text. Records with `messages` are rendered as chats instead."},
       {"data", "separator", &Recipe::separator, 0, 0, true,
        "Plain text: a line that ends a document; empty = one document a file."},
       {"data", "tokenizer", &Recipe::tokenizer, 0, 0, false,
        "A tokenizer.json or a model folder to take the tokenizer from, relative to the recipe's folder; empty = train one."},
+      {"data", "tokenizer_kind", &Recipe::tokenizer_kind, 0, 0, true,
+       "What kind of tokenizer is trained: `byte-bpe` any bytes; `bpe` LLaMA-like; `wordpiece` BERT, lower case; `wordpiece-cased`; `unigram`.",
+       {"byte-bpe", "bpe", "wordpiece", "wordpiece-cased", "unigram"}},
       {"data", "validation", &Recipe::validation, 0, 0.5, true, "Share of the documents kept for validation."},
+      {"data", "validation_files", &Recipe::validation_files, 0, 0, false,
+       "Tasks: files to validate on, in place of the share above; relative to the recipe's folder."},
+      {"task", "kind", &Recipe::task, 0, 0, true,
+       "What to fine-tune for: empty = language modelling on text. Else `data.files` are examples: TSV or CSV tables, JSONL or JSON "
+       "records, SQuAD's JSON for `span`, word-a-line files for `tagging`.",
+       {"", "classification", "regression", "span", "tagging", "choice", "ranking", "embedding"}},
+      {"task", "text", &Recipe::text, 0, 0, true,
+       "Column or JSON field of the text (question, query, words): its name, or the number of a column in a table without a heading. Empty = "
+       "`text`, `question`, `query` or `words`."},
+      {"task", "pair", &Recipe::pair, 0, 0, true,
+       "Field of the second text (passage, document), `-` = none. Empty = the usual one: `context`, `document`, `pair`, or none."},
+      {"task", "label", &Recipe::label, 0, 0, true, "Field of the label, number, tags or answers. Empty = `label`, `tags` or `answers`."},
+      {"task", "choices", &Recipe::choices, 0, 0, true, "choice: the field that holds the list of choices, or one field a choice."},
+      {"task", "labels", &Recipe::labels, 0, 0, true, "Names of the labels in the order of their numbers. Empty = those in the data, sorted."},
+      {"task", "metric", &Recipe::metric, 0, 0, true,
+       "The validation metric that decides which weights are best: `loss`, or one of the kind's: `accuracy`, `f1`, `macro_f1`, `matthews`; "
+       "`pearson`, `spearman`, `mse`; `f1`, `exact`; `mrr`, `map`, `ndcg`. Empty = the kind's first one."},
+      {"task", "class_weights", &Recipe::class_weights, 0, 0, true,
+       "classification, tagging: a number a label, in quotes, or `balanced`: the rarer a label, the more it counts. Empty = all alike."},
+      {"task", "stride", &Recipe::stride, 0, 1 << 20, true, "span: tokens that neighbouring windows of a long passage share."},
+      {"task", "group", &Recipe::group, 2, 1024, true, "ranking: documents of a query in an example; more of them are sampled anew each time."},
+      {"task",
+       "ranking",
+       &Recipe::ranking,
+       0,
+       0,
+       true,
+       "ranking: `listwise` (softmax over the group), `pairwise` (each better document against each worse), `pointwise` (each alone).",
+       {"listwise", "pairwise", "pointwise"}},
+      {"task",
+       "embedding",
+       &Recipe::embedding,
+       0,
+       0,
+       true,
+       "embedding: `contrastive`: text and pair belong together, all other pairs of the batch do not; `cosine`: the label is how alike they are.",
+       {"contrastive", "cosine"}},
+      {"task", "temperature", &Recipe::temperature, 1e-4, 100, true, "embedding, contrastive: what cosines are divided by."},
+      {"task", "scale", &Recipe::scale, 1e-9, 1e9, true, "embedding, cosine: what labels are divided by: 5 for labels from 0 to 5."},
+      {"train", "from", &Recipe::from, 0, 0, true,
+       "A model folder whose configuration, tokenizer and weights training begins with, relative to the recipe's folder; [model] then gives "
+       "`dropout` only."},
       {"train", "steps", &Recipe::steps, 1, kMany, true, "Optimiser steps."},
+      {"train", "epochs", &Recipe::epochs, 0, 1e6, true, "Tasks: if above 0, `steps` is what so many passes over the examples take."},
       {"train", "minutes", &Recipe::minutes, 0, 1e6, true,
        "If above 0, a few steps are timed first and `steps` is chosen so that training takes about this long here."},
       {"train", "batch", &Recipe::batch, 1, 1 << 20, true, "Sequences in a micro-batch."},
       {"train", "seq", &Recipe::seq, 0, 1 << 22, true, "Tokens in a training sequence. 0 = the context."},
       {"train", "accumulation", &Recipe::accumulation, 1, 1 << 20, true,
        "Micro-batches a step: gradients of `accumulation` x `batch` sequences are averaged before the update."},
-      {"train", "lr", &Recipe::lr, 1e-12, 100, true, "Highest learning rate (AdamW)."},
+      {"train", "lr", &Recipe::lr, 1e-12, 100, true, "Highest learning rate."},
       {"train", "min_lr_ratio", &Recipe::min_lr_ratio, 0, 1, true,
-       "Learning rate at the end, as a share of `lr` (cosine decay)."},
+       "Learning rate at the end, as a share of `lr`."},
+      {"train",
+       "schedule",
+       &Recipe::schedule,
+       0,
+       0,
+       true,
+       "How the rate falls from `lr` after the warm-up: along a cosine, linearly, as a power of what is left, or not at all.",
+       {"cosine", "linear", "polynomial", "constant"}},
+      {"train", "power", &Recipe::power, 0.01, 100, true, "The power of schedule `polynomial`."},
+      {"train",
+       "optimizer",
+       &Recipe::optimizer,
+       0,
+       0,
+       true,
+       "`adamw`, or `lamb`: each matrix takes steps in proportion to its own length, for very large batches.",
+       {"adamw", "lamb"}},
+      {"train", "layer_decay", &Recipe::layer_decay, 0.01, 1, true,
+       "The rate of a layer is `layer_decay` times that of the layer above it; embeddings are lowest, heads take `lr`."},
+      {"train", "label_smoothing", &Recipe::label_smoothing, 0, 0.9, true,
+       "classification, tagging: this share of each target is spread over all labels."},
+      {"train", "early_stop", &Recipe::early_stop, 0, 1e6, true,
+       "Validations without a better metric after which training ends, keeping the best weights. 0 = never."},
       {"train", "warmup", &Recipe::warmup, 0, 1, true, "Share of the steps in which the learning rate climbs linearly from 0."},
       {"train", "weight_decay", &Recipe::weight_decay, 0, 10, true,
        "Decoupled weight decay; matrices only, never biases and norms."},
@@ -102,8 +183,16 @@ const std::vector<Key>& keys() {
        "returns to the newest checkpoint's weights, `stop` ends with an error.",
        {"skip", "stop", "rollback"}},
       {"output", "folder", &Recipe::folder, 0, 0, false, "Where the model, checkpoints, metrics.jsonl and loss.svg go."},
+      {"output",
+       "keep",
+       &Recipe::keep,
+       0,
+       0,
+       true,
+       "Which weights become the model: those of the `last` step, or of the `best` validation.",
+       {"last", "best"}},
       {"output", "validate_every", &Recipe::validate_every, 0, kMany, true, "Steps between validations. 0 = only at the end."},
-      {"output", "validation_batches", &Recipe::validation_batches, 1, kMany, true, "Batches a validation reads at most."},
+      {"output", "validation_batches", &Recipe::validation_batches, 1, kMany, true, "Batches a validation reads at most (tasks: all there are)."},
       {"output", "checkpoint_every", &Recipe::checkpoint_every, 0, kMany, false,
        "Steps between checkpoints, written in the background. 0 = only at the end and on interrupt."},
       {"output", "keep_checkpoints", &Recipe::keep_checkpoints, 1, 1000, false,
@@ -112,169 +201,9 @@ const std::vector<Key>& keys() {
   return table;
 }
 
-std::vector<std::string_view> section_names() {
-  std::vector<std::string_view> names;
-  for (const Key& key : keys()) {
-    if (names.empty() || names.back() != key.section) names.push_back(key.section);
-  }
-  return names;
-}
-
 std::string full_name(const Key& key) { return fmt::format("{}.{}", key.section, key.name); }
 
-// "did you mean train.lr?" or the list of what there is.
-[[noreturn]] void fail_unknown(std::string_view where, std::string_view section, std::string_view name) {
-  std::vector<std::string> owned;
-  std::vector<std::string_view> local, all;
-  for (const Key& key : keys()) owned.push_back(full_name(key));
-  for (const Key& key : keys()) {
-    if (key.section == section) local.push_back(key.name);
-    if (key.name == name) fail("{}: there is no key {}.{}; did you mean {}?", where, section, name, full_name(key));
-  }
-  if (std::string near = nearest(name, local); !near.empty()) {
-    fail("{}: there is no key {}.{}; did you mean {}.{}?", where, section, name, section, near);
-  }
-  all.assign(owned.begin(), owned.end());
-  if (std::string near = nearest(fmt::format("{}.{}", section, name), all); !near.empty()) {
-    fail("{}: there is no key {}.{}; did you mean {}?", where, section, name, near);
-  }
-  std::string list;
-  for (auto known : local) list += fmt::format("{}{}", list.empty() ? "" : ", ", known);
-  fail("{}: there is no key {}.{}; [{}] has {}", where, section, name, section, list);
-}
-
-void check_section(std::string_view where, std::string_view section) {
-  const auto names = section_names();
-  for (auto known : names) {
-    if (known == section) return;
-  }
-  for (const Key& key : keys()) {
-    if (key.name == section) fail("{}: '{}' stands outside its section; write it under [{}]", where, section, key.section);
-  }
-  const std::string near = nearest(section, names);
-  if (!near.empty()) fail("{}: there is no section [{}]; did you mean [{}]?", where, section, near);
-  fail("{}: there is no section [{}]; the sections are model, data, train and output", where, section);
-}
-
-const Key& find_key(std::string_view where, std::string_view section, std::string_view name) {
-  check_section(where, section);
-  for (const Key& key : keys()) {
-    if (key.section == section && key.name == name) return key;
-  }
-  fail_unknown(where, section, name);
-}
-
-std::string describe(const toml::node& node) {
-  std::ostringstream text;
-  node.visit([&](const auto& value) {
-    if constexpr (toml::is_table<decltype(value)>)
-      text << "a table";
-    else if constexpr (toml::is_array<decltype(value)>)
-      text << "a list";
-    else if constexpr (toml::is_string<decltype(value)>)
-      text << "the text \"" << value.get() << '"';
-    else if constexpr (toml::is_boolean<decltype(value)>)
-      text << (value.get() ? "true" : "false");
-    else
-      text << value;
-  });
-  return text.str();
-}
-
-[[noreturn]] void fail_type(std::string_view where, const Key& key, std::string_view expected, const toml::node& found) {
-  fail("{}: {} must be {}, found {}", where, full_name(key), expected, describe(found));
-}
-
-void assign(Recipe& recipe, const Key& key, const toml::node& node, std::string_view where) {
-  std::visit(
-      [&]<class T>(T Recipe::*member) {
-        if constexpr (std::is_same_v<T, std::string>) {
-          const auto* text = node.as_string();
-          if (!text) fail_type(where, key, "text in quotes", node);
-          recipe.*member = text->get();
-        } else if constexpr (std::is_same_v<T, double>) {
-          if (!node.is_number()) fail_type(where, key, "a number", node);
-          recipe.*member = *node.value<double>();
-        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-          std::vector<std::string> list;
-          if (const auto* one = node.as_string()) {
-            list.push_back(one->get());
-          } else if (const auto* array = node.as_array()) {
-            for (const auto& item : *array) {
-              if (!item.is_string()) fail_type(where, key, "a list of texts", item);
-              list.push_back(item.as_string()->get());
-            }
-          } else {
-            fail_type(where, key, "a list of texts", node);
-          }
-          recipe.*member = std::move(list);
-        } else {
-          const auto* integer = node.as_integer();
-          if (!integer) fail_type(where, key, "a whole number", node);
-          if (std::is_unsigned_v<T> && integer->get() < 0) fail_type(where, key, "a whole number that is not negative", node);
-          recipe.*member = static_cast<T>(integer->get());
-        }
-      },
-      key.field);
-}
-
-// TOML allows characters beyond ASCII in strings and comments only; toml++ 3.3 has undefined behaviour on some of them elsewhere.
-void refuse_stray_characters(std::string_view text, std::string_view where) {
-  int line = 1;
-  for (std::size_t i = text.starts_with("\xef\xbb\xbf") ? 3 : 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n') {
-      ++line;
-    } else if (c == '#') {
-      i = std::min(text.find('\n', i), text.size()) - 1;
-    } else if (c == '"' || c == '\'') {
-      const bool block = text.size() - i >= 3 && text[i + 1] == c && text[i + 2] == c;
-      const std::string_view end = text.substr(i, block ? 3 : 1);
-      for (i += end.size(); i < text.size() && text.substr(i, end.size()) != end; ++i) {
-        if (text[i] == '\n') ++line;
-        if (text[i] == '\n' && !block) break;   // not closed: toml++ says so
-        if (text[i] == '\\' && c == '"') ++i;
-      }
-      i += end.size() - 1;
-    } else if (static_cast<unsigned char>(c) >= 0x80) {
-      fail("{}: line {}: a character that is not ASCII stands outside quotes; put the text in \"quotes\"", where, line);
-    }
-  }
-}
-
-toml::table parse_toml(std::string_view text, std::string_view where) {
-  refuse_stray_characters(text, where);
-  try {
-    return toml::parse(text);
-  } catch (const toml::parse_error& error) {
-    fail("{}: line {}, column {}: not valid TOML: {}", where, error.source().begin.line, error.source().begin.column,
-         error.description());
-  } catch (const std::logic_error& error) {
-    fail("{}: not valid TOML: {}", where, error.what());
-  }
-}
-
-void apply_override(Recipe& recipe, const std::string& text) {
-  const std::size_t equals = text.find('=');
-  const std::size_t dot = text.find('.');
-  if (equals == std::string::npos || dot == std::string::npos || dot > equals) {
-    fail("--set '{}': expected section.key=value, such as train.lr=3e-4", text);
-  }
-  const std::string where = fmt::format("--set '{}'", text);
-  const Key& key =
-      find_key(where, std::string_view(text).substr(0, dot), std::string_view(text).substr(dot + 1, equals - dot - 1));
-  const std::string value = text.substr(equals + 1);
-  // Bare text (no quotes) is meant as it stands where the key holds text.
-  const bool quoted = !value.empty() && (value.front() == '"' || value.front() == '\'' || value.front() == '[');
-  if (!quoted && std::holds_alternative<std::string Recipe::*>(key.field)) {
-    recipe.*std::get<std::string Recipe::*>(key.field) = value;
-  } else if (!quoted && std::holds_alternative<std::vector<std::string> Recipe::*>(key.field)) {
-    recipe.*std::get<std::vector<std::string> Recipe::*>(key.field) = {value};
-  } else {
-    const toml::table table = parse_toml("value = " + value, where);
-    assign(recipe, key, *table.get("value"), where);
-  }
-}
+namespace {
 
 std::string quote(std::string_view text) {
   std::string out = "\"";
@@ -289,11 +218,13 @@ std::string quote(std::string_view text) {
   return out + '"';
 }
 
-std::string number(double value) {
+std::string toml_number(double value) {
   std::string text = fmt::format("{}", value);
   // TOML tells a float from an integer by its point or exponent.
   return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
 }
+
+}  // namespace
 
 std::string value_text(const Recipe& recipe, const Key& key) {
   return std::visit(
@@ -301,10 +232,14 @@ std::string value_text(const Recipe& recipe, const Key& key) {
         if constexpr (std::is_same_v<T, std::string>) {
           return quote(recipe.*member);
         } else if constexpr (std::is_same_v<T, double>) {
-          return number(recipe.*member);
+          return toml_number(recipe.*member);
         } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
           std::string out = "[";
           for (const auto& item : recipe.*member) out += (out.size() > 1 ? ", " : "") + quote(item);
+          return out + "]";
+        } else if constexpr (std::is_same_v<T, std::vector<double>>) {
+          std::string out = "[";
+          for (const double item : recipe.*member) out += (out.size() > 1 ? ", " : "") + toml_number(item);
           return out + "]";
         } else {
           return fmt::format("{}", recipe.*member);
@@ -313,48 +248,20 @@ std::string value_text(const Recipe& recipe, const Key& key) {
       key.field);
 }
 
+namespace {
+
 std::string range_text(const Key& key) {
   if (key.high >= kMany) return fmt::format("at least {:g}", key.low);
   if (key.high == std::floor(key.high) && key.high < 1e9) return fmt::format("from {:g} to {:.0f}", key.low, key.high);
   return fmt::format("from {:g} to {:g}", key.low, key.high);
 }
 
-// Paths inside the recipe are relative to `base`, its folder; paths given by --set to where the user stands.
-Recipe read(std::string_view text, const std::string& name, const std::filesystem::path& base,
-            const std::vector<std::string>& overrides) {
-  const std::string where = fmt::format("recipe '{}'", name);
-  Recipe recipe;
-  for (const auto& [section, node] : parse_toml(text, where)) {
-    check_section(where, section.str());
-    const auto* table = node.as_table();
-    if (!table) fail("{}: [{}] must be a section with keys, found {}", where, section.str(), describe(node));
-    for (const auto& [key, value] : *table) assign(recipe, find_key(where, section.str(), key.str()), value, where);
-  }
-  for (auto& path : recipe.files) path = (base / path).lexically_normal().string();
-  if (!recipe.tokenizer.empty()) recipe.tokenizer = (base / recipe.tokenizer).lexically_normal().string();
-  for (const auto& override_text : overrides) apply_override(recipe, override_text);
-  try {
-    recipe.validate();
-  } catch (const Error& error) {
-    throw Error(error.kind(), fmt::format("{}: {}", where, error.what()));
-  }
-  return recipe;
-}
-
 }  // namespace
-
-Recipe Recipe::parse(std::string_view toml, const std::string& name, const std::vector<std::string>& overrides) {
-  return read(toml, name, "", overrides);
-}
-
-Recipe Recipe::load(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
-  return read(read_file(file, 1 << 20), file.string(), file.parent_path(), overrides);
-}
 
 std::string Recipe::to_toml() const {
   std::string out;
   std::string_view section;
-  for (const Key& key : keys()) {
+  for (const Key& key : recipe_keys()) {
     if (key.section != section) out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", key.section);
     section = key.section;
     out += fmt::format("{} = {}\n", key.name, value_text(*this, key));
@@ -363,13 +270,17 @@ std::string Recipe::to_toml() const {
 }
 
 void Recipe::validate() const {
-  for (const Key& key : keys()) {
+  for (const Key& key : recipe_keys()) {
     std::visit(
         [&]<class T>(T Recipe::*member) {
           if constexpr (std::is_arithmetic_v<T>) {
             const auto value = static_cast<double>(this->*member);
             if (!(value >= key.low && value <= key.high)) {  // also catches NaN
               fail("{} must be {}, found {}", full_name(key), range_text(key), value_text(*this, key));
+            }
+          } else if constexpr (std::is_same_v<T, std::vector<double>>) {
+            for (const double value : this->*member) {
+              if (!(value >= key.low && value <= key.high)) fail("{} must be {}, found {}", full_name(key), range_text(key), value);
             }
           } else if constexpr (std::is_same_v<T, std::string>) {
             if (key.choices.empty()) return;
@@ -383,10 +294,21 @@ void Recipe::validate() const {
         },
         key.field);
   }
-  if (files.empty()) fail("data.files is empty; name at least one text or JSONL file to train on");
+  if (files.empty()) fail("data.files is empty; name at least one {} to train on", task.empty() ? "text or JSONL file" : "file of examples");
+  if (!weights.empty() && weights.size() != files.size())
+    fail("data.weights has {} numbers and data.files {} names; give one weight for each", weights.size(), files.size());
   if (folder.empty()) fail("output.folder is empty; name the folder the model is written to");
   if (context > 0 && seq > context)
     fail("train.seq is {} and model.context {}: a training sequence cannot be longer than the context", seq, context);
+  if (task.empty() && !validation_files.empty()) fail("data.validation_files is for tasks; without task.kind give data.validation, a share of the text");
+  if (task.empty() && epochs > 0) fail("train.epochs is for tasks; without task.kind give train.steps or train.minutes");
+  if (epochs > 0 && minutes > 0) fail("train.epochs and train.minutes both decide how long to train; give one of them");
+  if (!from.empty()) {
+    if (layers + hidden + heads + kv_heads + ffn + context > 0)
+      fail("train.from is '{}', which gives the model's sizes; leave layers, hidden, heads, kv_heads, ffn and context out of [model]", from);
+    if (!tokenizer.empty()) fail("train.from brings its own tokenizer; leave data.tokenizer out");
+    return;
+  }
   std::vector<std::string_view> known;
   for (const auto& entry : model_families()) known.push_back(entry.name);
   const auto presets = model_preset_names();
@@ -428,7 +350,7 @@ ModelConfig Recipe::model_config(std::int64_t vocab_size) const {
 }
 
 std::string recipe_difference(const Recipe& there, const Recipe& here) {
-  for (const Key& key : keys()) {
+  for (const Key& key : recipe_keys()) {
     const std::string a = value_text(there, key), b = value_text(here, key);
     // With `minutes` the number of steps is chosen by the run.
     if (key.name == "steps" && there.minutes > 0 && here.minutes > 0) continue;
@@ -446,7 +368,7 @@ std::string recipe_reference() {
       "recipes.\n";
   const Recipe defaults;
   std::string_view section;
-  for (const Key& key : keys()) {
+  for (const Key& key : recipe_keys()) {
     if (key.section != section)
       out += fmt::format("\n## [{}]\n\n| key | default | legal | meaning |\n|---|---|---|---|\n", key.section);
     section = key.section;

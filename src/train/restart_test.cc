@@ -14,7 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-TrainOptions quiet() { return {.quiet = true}; }
 TrainOptions fresh() { return {.fresh = true, .quiet = true}; }
 
 std::string error_of(const Recipe& recipe, const TrainOptions& options, ErrorKind* kind = nullptr) {

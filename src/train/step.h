@@ -1,20 +1,26 @@
 // One training step as graphs: forward, backward, clipping and update, built from a model's loss graph.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "models/model.h"
-#include "ops/ops.h"
+#include "train/optimizer.h"
 
 namespace rhetor {
 
 struct StepSpec {
   ModelConfig config;
-  std::int64_t batch = 1, seq = 1, accumulation = 1;
-  double clip = 1.0;   // largest global gradient norm; 0 = off
-  AdamwOptions adamw;  // weight_decay applies to matrices (rank >= 2) only
+  std::int64_t batch = 1, seq = 1, accumulation = 1;  // batch: examples in a micro-batch
+  double clip = 1.0;                                  // largest global gradient norm; 0 = off
+  AdamwOptions adamw;                                 // weight_decay applies to matrices (rank >= 2) only
+  OptimizerOptions::Kind optimizer = OptimizerOptions::Kind::adamw;
+  double layer_decay = 1.0;
+  // Fine-tuning (config.task): rows an example, and the loss. Without a task: language modelling.
+  std::int64_t group = 1;
+  LossOptions losses;
 };
 
 // The weights are states under their own names; their moments are the states "adam.m.NAME" and "adam.v.NAME".
@@ -24,12 +30,13 @@ struct StepSpec {
 // Outputs: "loss"; and where the update is: "grad_norm" (f32, before clipping) and "applied" (f32: 1, or 0 if the norm
 // was not finite, in which case no state changed).
 struct StepGraphs {
-  Graph train, update, evaluate;
+  Graph train, update;
   std::vector<std::pair<std::string, Type>> weights;
 };
 StepGraphs build_step(const StepSpec& spec);
 
-// The compiled graphs and the states they share. Used by one thread.
+// The compiled graphs and the states they share. Batches of a task may be shorter than spec.seq: the graphs of another length are
+// compiled when first needed, and kept. Used by one thread.
 class Stepper {
  public:
   Stepper(const StepSpec& spec, const CompileOptions& options);
@@ -40,27 +47,35 @@ class Stepper {
   };
   // `batch` holds accumulation x batch rows by input name. `update` counts applied updates from 1.
   Outcome run(const NamedTensors& batch, double lr, std::int64_t update, std::uint64_t dropout_seed);
-  // Mean loss of spec.batch rows with the present weights, without dropout.
+  // Mean loss of spec.batch examples with the present weights, without dropout.
   double evaluate(const NamedTensors& batch);
+  // Of the last evaluate(): "logits", "embedding", ...
+  const Tensor& evaluated(const std::string& output) const { return last_evaluated_->output(output); }
 
   const std::vector<std::pair<std::string, Type>>& weights() const { return graphs_.weights; }
-  // First weights for `seed`, moments zero.
-  void initialize(std::uint64_t seed);
+  // First weights for `seed`, those of `from` in place of the ones they have name and type of; moments zero. Returns how many
+  // came from there.
+  std::size_t initialize(std::uint64_t seed, const Weights& from = {});
   // Copies of weights and moments, and back. restore() fails naming a missing or mismatched tensor and then has changed nothing.
   std::map<std::string, Tensor> snapshot() const;
   void restore(const std::map<std::string, Tensor>& states, const std::string& name);
   Weights weight_copies() const;
-  const Executable& executable() const { return *train_exe_; }
-  Session& session() { return *train_; }  // for the profiler
+  const Executable& executable() const { return train_.at(spec_.seq)->executable(); }
+  std::size_t compiled() const { return train_.size(); }  // sequence lengths so far
+  Session& session() { return *train_.at(spec_.seq); }    // for the profiler
 
  private:
   void fill(Session& session, const NamedTensors& batch, std::int64_t part, std::int64_t parts);
+  Session& train_session(std::int64_t seq);
+  Session& evaluate_session(std::int64_t seq);
 
   StepSpec spec_;
-  StepGraphs graphs_;
+  CompileOptions options_;
+  StepGraphs graphs_;  // of spec.seq
   std::shared_ptr<StateStore> states_;
-  ExecutablePtr train_exe_;
-  std::unique_ptr<Session> train_, update_, evaluate_;
+  std::map<std::int64_t, std::unique_ptr<Session>> train_, evaluate_;  // by sequence length
+  std::unique_ptr<Session> update_;
+  const Session* last_evaluated_ = nullptr;
 };
 
 }  // namespace rhetor

@@ -49,6 +49,8 @@ inline std::string toy_text(int sentences) {
   return out;
 }
 
+inline TrainOptions quiet() { return {.quiet = true}; }
+
 // One layer, 32 wide: a step takes about a millisecond.
 inline Recipe toy_recipe(const std::filesystem::path& folder, const std::string& family = "gpt2") {
   const auto text = folder / "text.txt";

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,18 +23,36 @@ struct Recipe {
   // [data]
   std::vector<std::string> files;    // relative to the recipe's folder
   std::string text_field = "text", separator = "<|endoftext|>", tokenizer;   // tokenizer: "" = train one
+  std::string tokenizer_kind = "byte-bpe";   // what is trained then; text/make_tokenizer.h
   double validation = 0.05;
+  std::vector<std::string> validation_files;
+  std::vector<double> weights;       // of data.files, one each; empty = by size
+  std::string packing = "stream";    // gpt2, llama: stream | whole | single
+  std::string masking = "tokens", pairs = "next";   // bert: tokens | words; next | none
+  std::int64_t workers = 1;          // threads that prepare batches
+  // [task]
+  std::string task;                  // kind: "" = language modelling, else a name of task_kinds()
+  std::string text, pair, label;     // fields; "" = the usual ones (data/examples.h)
+  std::vector<std::string> choices, labels, class_weights;
+  std::string metric, ranking = "listwise", embedding = "contrastive";
+  std::int64_t stride = 64, group = 8;
+  double temperature = 0.05, scale = 1.0;
   // [train]
+  std::string from;                  // a model folder to begin with
+  double epochs = 0;                 // > 0: decides `steps` for a task
   std::int64_t steps = 400, batch = 16, seq = 0 /* 0 = context */, accumulation = 1;
   double minutes = 0;                // > 0: choose `steps` so that training takes about this long on this machine
   double lr = 1e-3, min_lr_ratio = 0.1, warmup = 0.05 /* fraction of steps */, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8,
          clip = 1.0;
+  std::string schedule = "cosine", optimizer = "adamw";
+  double power = 1.0, layer_decay = 1.0, label_smoothing = 0;
+  std::int64_t early_stop = 0;       // validations without progress; 0 = off
   std::string precision = "f32";     // or "bf16": contractions in bf16, master weights f32
   std::uint64_t memory_budget = 0;
   std::uint64_t seed = 1;
   std::string on_nan = "skip";       // skip | stop | rollback
   // [output]
-  std::string folder = "runs/model";
+  std::string folder = "runs/model", keep = "last";
   std::int64_t validate_every = 50, validation_batches = 8, checkpoint_every = 100, keep_checkpoints = 2;
 
   // Reads TOML; unknown keys fail naming the nearest known one. `overrides` are "train.lr=3e-4" strings.
@@ -55,12 +74,17 @@ struct TrainProgress {
   std::int64_t step = 0, steps = 0, tokens = 0;
   double loss = 0, smooth_loss = 0, validation_loss = 0 /* NaN until measured */, lr = 0, grad_norm = 0;
   double tokens_per_s = 0, seconds = 0, seconds_left = 0, data_wait_share = 0;
+  std::string metric;                // tasks: the one that decides, and its newest value
+  double metric_value = std::numeric_limits<double>::quiet_NaN();   // until measured
 };
 struct TrainResult {
   std::int64_t steps = 0, tokens = 0, parameters = 0;
   double first_loss = 0, last_loss = 0 /* smoothed */, validation_loss = 0 /* NaN if the text is too short for one */;
   double seconds = 0, tokens_per_s = 0;
   std::int64_t skipped = 0;          // steps whose gradient was not finite
+  // Tasks: the metrics of the weights that became the model; the first one decides. Also "loss".
+  std::vector<std::pair<std::string, double>> metrics;
+  std::int64_t best_step = 0;        // of the best validation; 0 if there was none
   bool resumed = false, stopped = false;
   std::filesystem::path model_folder, metrics_file, curve_file;
 };
@@ -69,6 +93,9 @@ struct TrainOptions {
   bool quiet = false;
   std::int64_t stop_after_steps = 0;                      // > 0: save and stop early (tests)
   std::function<void(const TrainProgress&)> progress;     // replaces the progress line
+  // Not empty: the weights before the first step (first.safetensors) and each batch (step-N.safetensors) are written to this folder, for
+  // comparing a run with another program's.
+  std::filesystem::path record;
 };
 // Trains, or continues from the newest good checkpoint in recipe.folder bit-identically (on as many threads). Writes run.json,
 // metrics.jsonl, loss.svg, checkpoints/ (step-N/ and the run's tokenizer) and at the end the model folder itself; a model that is

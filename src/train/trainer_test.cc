@@ -16,8 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-TrainOptions quiet() { return {.quiet = true}; }
-
 TEST(Trainer, LossFallsAndTheModelFolderLoads) {
   for (const char* family : {"gpt2", "llama", "bert"}) {
     SCOPED_TRACE(family);

@@ -1,0 +1,55 @@
+#include "serve/worker.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "serve/api.h"
+
+namespace rhetor {
+namespace {
+
+constexpr int kLongestRetry = 30;  // seconds
+
+}  // namespace
+
+void send_error(const ResponderPtr& reply, int status, std::string_view message, std::string_view type, std::string_view code,
+                int retry_after_s) {
+  if (status == 429 || status == 503) reply->add_header("Retry-After", fmt::format("{}", retry_after_s));
+  if (status == 401) reply->add_header("WWW-Authenticate", "Bearer");
+  reply->send(status, "application/json", error_json(message, type, code));
+}
+
+void send_queue_full(const ResponderPtr& reply, int waiting, int slots, double mean_seconds) {
+  // One place is free once a slot has worked off what is its share of the queue; somebody else may be quicker.
+  const int seconds = std::clamp(static_cast<int>(std::ceil(mean_seconds / std::max(1, slots))), 1, kLongestRetry);
+  send_error(reply, 429, fmt::format("{} requests are waiting already; try again in {} s", waiting, seconds), "rate_limit_error",
+             "queue_full", seconds);
+}
+
+ModelMetrics::ModelMetrics(Metrics& m, Labels l)
+    : labels(std::move(l)),
+      prompt_tokens(m.counter("rhetor_prompt_tokens_total", "Tokens read.", labels)),
+      output_tokens(m.counter("rhetor_output_tokens_total", "Tokens generated.", labels)),
+      dropped(m.counter("rhetor_abandoned_total", "Requests whose client left before the answer was complete.", labels)),
+      queue_seconds(
+          m.histogram("rhetor_queue_seconds", "From the acceptance of a request to its start.", latency_bounds(), labels)),
+      first_token_seconds(m.histogram("rhetor_time_to_first_token_seconds",
+                                      "From the acceptance of a request to its first token.", latency_bounds(), labels)),
+      token_seconds(m.histogram("rhetor_time_per_output_token_seconds", "Mean time between the tokens of an answer.",
+                                latency_bounds(), labels)),
+      batch(m.histogram("rhetor_batch_size", "Answers (or texts) computed in one step.", {1, 2, 4, 8, 16, 32, 64, 128}, labels)) {
+}
+
+void add_worker_gauges(Metrics& metrics, const Labels& labels, const Worker& worker) {
+  const auto add = [&](const char* name, const char* help, int WorkerStatus::*member) {
+    metrics.gauge(
+        name, help, [&worker, member] { return static_cast<double>(worker.status().*member); }, labels);
+  };
+  add("rhetor_queue_depth", "Requests that wait for a slot.", &WorkerStatus::waiting);
+  add("rhetor_requests_running", "Requests being computed.", &WorkerStatus::running);
+  add("rhetor_slots", "Answers that can be computed together.", &WorkerStatus::slots);
+  add("rhetor_slots_busy", "Slots that compute an answer.", &WorkerStatus::busy);
+}
+
+}  // namespace rhetor
