@@ -185,12 +185,12 @@ class ServiceTest(unittest.TestCase):
             for body, word in [({}, "messages"), ({"messages": []}, "messages"), ({"messages": [{"role": "king", "content": "x"}]}, "king"),
                                ({"messages": [{"role": "user"}]}, "content"), ({"messages": user, "temperature": "hot"}, "temperature"),
                                ({"messages": user, "temperature": 9}, "temperature"), ({"messages": user, "max_tokens": 0}, "max_tokens"),
-                               ({"messages": user, "n": 2}, "'n'"), ({"messages": user, "stop": [1]}, "stop"),
+                               ({"messages": user, "n": 0}, "'n'"), ({"messages": user, "stop": [1]}, "stop"),
                                ({"messages": [{"role": "user", "content": "word " * 5000}]}, "context"), ([1], "object"),
                                ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "content"), ({"messages": user, "stream_options": 1}, "stream_options"),
-                               ({"messages": user, "tools": [{"type": "function"}]}, "tools"), ({"messages": user, "logprobs": True}, "logprobs"),
+                               ({"messages": user, "tools": [{"type": "function"}]}, "tools"), ({"messages": user, "logprobs": "yes"}, "logprobs"),
                                ({"messages": user, "response_format": {"type": "json_object"}}, "response_format"),
-                               ({"messages": user, "presence_penalty": 1}, "presence_penalty")]:
+                               ({"messages": user, "presence_penalty": 9}, "presence_penalty")]:
                 status, reply = service.json(chat, body)
                 self.assertEqual(status, 400, (body, reply))
                 self.assertIn(word, reply["error"]["message"])
