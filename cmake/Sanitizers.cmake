@@ -1,12 +1,13 @@
 # What a sanitizer build adds (-DRHETOR_SANITIZE=address,undefined or thread), with an eye on the time to build it.
 #
 # Of UBSan, GCC's null and vptr checks are left out: they double the time to compile and find little that AddressSanitizer does not.
-# The alignment check is as dear, so only the rooms that handle raw bytes get it. The tests themselves are built without UBSan and
-# without optimisation: what they check is the rooms.
+# The alignment check is as dear, so only the rooms that handle raw bytes get it. The tests themselves are built without UBSan.
+set(RHETOR_TEST_FLAGS -O0)   # what the tests check is the rooms: they themselves are built the quick way
 if(NOT RHETOR_SANITIZE)
   function(rhetor_sanitize_room name)
   endfunction()
   function(rhetor_sanitize_test target)
+    target_compile_options(${target} PRIVATE ${RHETOR_TEST_FLAGS})
   endfunction()
   return()
 endif()
@@ -14,7 +15,6 @@ endif()
 add_compile_options(-fsanitize=${RHETOR_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
 add_link_options(-fsanitize=${RHETOR_SANITIZE})
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)   # sources compiled as one are included, and what they hide is no header's
-set(RHETOR_TEST_FLAGS -O0)
 if(RHETOR_SANITIZE STREQUAL thread)
   add_compile_options(-Wno-tsan)   # it cannot see the memory fences in Boost.Asio, whose locks order the same
 endif()
@@ -36,15 +36,8 @@ target_link_libraries(rhetor_precompiled_test PRIVATE rhetor_flags fmt::fmt GTes
 target_compile_options(rhetor_precompiled_test PRIVATE ${RHETOR_TEST_FLAGS})
 target_precompile_headers(rhetor_precompiled_test PRIVATE ${RHETOR_COMMON_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
 
-# Eight sources are compiled as one: it halves the work. cpu/ stays apart, whose files Highway compiles once an instruction set.
-function(rhetor_sanitize_unity target name)
-  if(NOT name STREQUAL cpu)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
-  endif()
-endfunction()
-
 function(rhetor_sanitize_room name)
-  rhetor_sanitize_unity(rhetor_${name} ${name})
+  rhetor_unity(rhetor_${name} ${name})
   if(RHETOR_SANITIZE MATCHES undefined AND name MATCHES "^(base|tensor|data|text|cpu|runtime)$")
     target_compile_options(rhetor_${name} PRIVATE -fsanitize=alignment)
   else()
@@ -53,8 +46,6 @@ function(rhetor_sanitize_room name)
 endfunction()
 
 function(rhetor_sanitize_test target)
-  string(REGEX REPLACE "_test$" "" name ${target})
-  rhetor_sanitize_unity(${target} ${name})
   target_compile_options(${target} PRIVATE ${RHETOR_TEST_FLAGS})
   target_precompile_headers(${target} REUSE_FROM rhetor_precompiled_test)
 endfunction()

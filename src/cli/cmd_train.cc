@@ -33,7 +33,7 @@ int cmd_train(int argc, const char* const* argv) {
   fmt::print("{} after {} steps: loss {:.4f} -> {:.4f}, validation {:.4f}, {:.0f} tokens/s\nmodel   {}\ncurve   {}\nmetrics {}\n",
              result.stopped ? "stopped" : "finished", result.steps, result.first_loss, result.last_loss, result.validation_loss,
              result.tokens_per_s, result.model_folder.string(), result.curve_file.string(), result.metrics_file.string());
-  for (const auto& [name, value] : result.metrics) fmt::print("{:<8}{:.4f}\n", name, value);
+  for (const auto& [name, value] : result.metrics) fmt::print("{:<9} {:.4f}\n", name, value);
   std::vector<JsonField> fields = {{"steps", result.steps},
                     {"best_step", result.best_step},
                     {"tokens", result.tokens},

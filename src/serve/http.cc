@@ -78,6 +78,9 @@ void HttpServer::Impl::stop() {
 void HttpServer::Impl::take(tcp::socket socket) {
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
+  // What the system holds for a client that reads slowly is bounded like our own share.
+  const auto held = static_cast<int>(std::min<std::int64_t>(options.max_buffered_bytes, 1 << 20));
+  socket.set_option(boost::asio::socket_base::send_buffer_size(held), ignored);
   const bool full = static_cast<int>(connections.size()) >= options.max_connections;
   // Beyond twice the headroom not even a refusal is written.
   if (static_cast<int>(connections.size()) >= options.max_connections + kOtherFiles / 2) return;
