@@ -49,6 +49,11 @@ TEST(TokenizerJson, NumberBeyondDoubleIsRefused) {
   EXPECT_THROW(tokenizer_from_json("{\"model\": 1e4000}"), Error);
 }
 
+TEST(TokenizerJson, ScoresKeepTheirShortestDigits) {
+  const std::string json = R"({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -7.417591084907873]]}})";
+  EXPECT_THAT(tokenizer_from_json(json, "t.json")->to_json(), HasSubstr("-7.417591084907873]"));
+}
+
 TEST(TokenizerJson, SavesAndLoadsFileAndFolder) {
   const auto folder = std::filesystem::path(testing::TempDir()) / "rhetor_tokenizer_test";
   std::filesystem::create_directories(folder);
