@@ -196,7 +196,7 @@ class Compiler {
     const std::int16_t seed = emit(node.inputs[1], DimMap(map.size(), -1));
     program_->random = true;
     program_->body.push_back({.code = Code::dropout, .lane = Lane::f32, .dtype = type.dtype, .dst = fresh(), .a = x, .b = seed,
-                              .p = node.attrs.f("p"), .stream = node.attrs.i("stream")});
+                              .p = node.attrs.f("p"), .stream = node.attrs.i("stream"), .offset = node.attrs.i("offset")});
     return program_->body.back().dst;
   }
 

@@ -31,7 +31,7 @@ struct Instr {
   std::int16_t slot = -1;        // load: operand; store: result
   bool full = false;             // load: same shape as the result
   double p = 0;                  // dropout: probability
-  std::int64_t stream = 0;       // dropout
+  std::int64_t stream = 0, offset = 0;   // dropout; offset: element 0's place in the stream
 };
 
 // How one operand is read along the flattened result: collapsed dims, outermost first, strides in elements. The innermost stride

@@ -260,7 +260,8 @@ void step_convert(const Instr& s, const void* a, void* dst, std::int64_t n) {
 
 void step_dropout(const Instr& s, const void* x, const void* seed, void* dst, std::int64_t begin, std::int64_t n, std::uint32_t* words) {
   const auto key = static_cast<std::uint64_t>(*static_cast<const std::int64_t*>(seed));
-  const std::uint32_t* w = philox_words(key, static_cast<std::uint64_t>(s.stream), static_cast<std::uint64_t>(begin), n, words);
+  const auto first = static_cast<std::uint64_t>(s.offset + begin);
+  const std::uint32_t* w = philox_words(key, static_cast<std::uint64_t>(s.stream), first, n, words);
   const VF p = set(static_cast<float>(s.p)), scale = set(static_cast<float>(1.0 / (1.0 - s.p)));
   for (std::int64_t i = 0; i < n; i += lanes()) {
     const VI bits = hn::BitCast(I32(), hn::ShiftRight<8>(hn::LoadU(U32(), w + i)));

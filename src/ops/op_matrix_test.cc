@@ -219,7 +219,6 @@ void check_split(const OpCase& one, const ShardRule& rule, int factor) {
   std::vector<Type> out = node.outputs;
   for (std::size_t k = 0; k < out.size(); ++k)
     if (const int d = dim_of(rule.results[k], factor); d >= 0) out[k].shape.set_dim(d, Dim(out[k].shape[d] / 2));
-  const Attrs attrs = local_attrs(*one.op, node.attrs, out);
   std::vector<EvalResult> parts;
   for (std::int64_t p = 0; p < 2; ++p) {
     std::vector<Tensor> local = operands;
@@ -234,7 +233,7 @@ void check_split(const OpCase& one, const ShardRule& rule, int factor) {
       if (const int d = dim_of(rule.operands[k], factor); d >= 0) local[k] = half(local[k], d, p);
       types.push_back(local[k].type());
     }
-    const Graph graph = case_graph(*one.op, types, absent, attrs);
+    const Graph graph = case_graph(*one.op, types, absent, local_attrs(*one.op, node.attrs, out, p));
     ASSERT_EQ(op_node(graph).outputs, out) << "the rule and infer disagree about the split result: "
                                            << op_node(graph).outputs[0].str();
     parts.push_back(evaluate(graph, named_operands(local)));

@@ -1,5 +1,6 @@
 #include "ops/shard.h"
 
+#include <algorithm>
 #include <map>
 
 namespace rhetor {
@@ -139,7 +140,7 @@ class Resolver {
     return dims;
   }
 
-  // Applies the marks !axis, %list, @perm, -axes, ~ of a "..." form.
+  // Applies the marks !axis, %list, ^ of a "..." form.
   std::vector<int> leading_dims(std::string_view dots, const Shape& shape, int leading) {
     std::vector<int> dims;
     for (int d = 0; d < leading; ++d) {
@@ -150,7 +151,7 @@ class Resolver {
     }
     if (dots.size() > 3) {
       for (std::size_t at = 3; at < dots.size();) {
-        const std::size_t end = std::min(dots.find_first_of("!%@-~", at + 1), dots.size());
+        const std::size_t end = std::min(dots.find_first_of("!%@-~^", at + 1), dots.size());
         const std::string_view attr = dots.substr(at + 1, end - at - 1);
         if (dots[at] == '!') {
           const unsigned mask = named_dims(op_, attrs_, attr, leading);
@@ -160,6 +161,8 @@ class Resolver {
           const auto& list = attrs_.ints(attr);
           for (std::size_t d = 0; d < dims.size() && d < list.size(); ++d)
             if (list[d] != 0) dims[d] = -1;
+        } else if (dots[at] == '^') {
+          std::fill(dims.begin() + std::min<std::ptrdiff_t>(1, leading), dims.end(), -1);
         } else {
           wrong(op_, fmt::format("the mark '{}' has no meaning here", dots[at]));
         }
@@ -267,10 +270,13 @@ ShardRule shard_rule(const OpDef& op, std::span<const Type> in, std::span<const 
   return Resolver(op, in, out, attrs).run();
 }
 
-Attrs local_attrs(const OpDef& op, const Attrs& attrs, std::span<const Type> out) {
+Attrs local_attrs(const OpDef& op, const Attrs& attrs, std::span<const Type> out, std::int64_t part) {
   Attrs local = attrs;
-  for (const AttrSpec& spec : op.attrs)
-    if (spec.name == "shape" && spec.kind == AttrKind::integers && !out.empty()) local.set("shape", out[0].shape.sizes());
+  for (const AttrSpec& spec : op.attrs) {
+    if (out.empty()) break;
+    if (spec.name == "shape" && spec.kind == AttrKind::integers) local.set("shape", out[0].shape.sizes());
+    if (spec.name == "offset" && spec.kind == AttrKind::integer) local.set("offset", attrs.i("offset") + part * out[0].elements());
+  }
   return local;
 }
 

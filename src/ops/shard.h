@@ -9,6 +9,7 @@
 //   ...!axis                    as `...`, but the dims named by the attribute `axis` (an integer or a list;
 //                               negative counts from the end) cannot be split
 //   ...%before                  as `...`, but dims whose entry in the integer list `before` is not 0 cannot be split
+//   ...^                        as `...`, but only the outermost dim can be split (the elements are numbered: attribute `offset`)
 //   ...-axes                    in a result: without the dims named by the attribute (kept as `_` where the
 //                               attribute keep_dims is true)
 //   ...@perm                    in a result: dims permuted by the attribute
@@ -20,7 +21,8 @@
 // Alternatives by boolean attributes are separated by ';' and tried in order, the guard before ':':
 //   transpose_b: ... m k, n k -> ... m n | sum k; ... m k, k n -> ... m n | sum k      ('!' negates a guard)
 // A variadic tail operand ('*') repeats the last operand term. An empty rule: all data on one rank. An integer list called
-// `shape` holds the sizes of result 0 and is split with them (local_attrs).
+// `shape` holds the sizes of result 0 and is split with them, and an integer `offset` moves by the elements of the parts before
+// (local_attrs).
 #pragma once
 
 #include <string>
@@ -41,7 +43,7 @@ struct ShardRule {
 // no factors.
 ShardRule shard_rule(const OpDef& op, std::span<const Type> in, std::span<const Type> out, const Attrs& attrs);
 
-// The attributes of one rank's node when its results have the types `out`.
-Attrs local_attrs(const OpDef& op, const Attrs& attrs, std::span<const Type> out);
+// The attributes of one rank's node when its results have the types `out` and the outermost dim of result 0 is part `part`.
+Attrs local_attrs(const OpDef& op, const Attrs& attrs, std::span<const Type> out, std::int64_t part = 0);
 
 }  // namespace rhetor
