@@ -315,6 +315,94 @@ validate_every = 20
         self.assertGreater(kills, 2)
         self.assertEqual(self.weights("whole"), self.weights("killed"), f"after {kills} kills")
 
+    def killed(self, generator, output, *words):
+        """Starts a command and kills it: at a random moment, or some milliseconds after something of that name appears. True if it was not done yet."""
+        def appeared():
+            return any(p.name != output.name or not p.is_dir() or any(p.glob("*.tmp.*")) or (p / ".saved").exists()
+                       for p in output.parent.glob(output.name + "*"))
+        process = subprocess.Popen([PROGRAM, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SCRATCH)
+        end = time.monotonic() + (generator.uniform(0.02, 1.0) if generator.random() < 0.4 else 60)
+        while process.poll() is None and time.monotonic() < end and not appeared():
+            time.sleep(0.0005)
+        time.sleep(generator.choice([0, 0.001, 0.01, 0.1]))
+        process.kill()
+        process.wait()
+        return process.returncode != 0
+
+    @slow
+    def test_kill_while_tokenizing(self):
+        place, text = SCRATCH / "kill-tokens", SCRATCH / "kill.txt"
+        place.mkdir()
+        text.write_text(small_text().read_text() * 200)
+        def contents(folder):
+            return {p.name: p.read_bytes() for p in folder.iterdir()}
+        words = ["data", "tokenize", text, "--tokenizer", model(), "--shard-tokens", "300000"]
+        rhetor(*words, "-o", SCRATCH / "whole-tokens")
+        whole, generator, kills = contents(SCRATCH / "whole-tokens"), random.Random(5), 0
+        recipe = self.recipe("from-tokens")
+        for _ in range(8):
+            kills += self.killed(generator, place / "tokens", *words, "-o", place / "tokens")
+            if (place / "tokens").exists():
+                self.assertEqual(contents(place / "tokens"), whole)
+                shutil.rmtree(place / "tokens")
+            else:
+                refused("train", recipe, "--set", f"data.files={place / 'tokens'}", says="no file or folder .*kill-tokens/tokens'")
+            for left in place.iterdir():
+                refused("train", recipe, "--set", f"data.files={left}", says="tokens.tmp.*data tokenize")
+        self.assertGreater(kills, 2)
+        rhetor(*words, "-o", place / "tokens")
+        self.assertEqual([p.name for p in place.iterdir()], ["tokens"])   # what was left is gone
+        self.assertEqual(contents(place / "tokens"), whole)
+
+    @slow
+    def test_kill_while_training_a_tokenizer(self):
+        place, text = SCRATCH / "kill-tokenizer", SCRATCH / "kill.txt"
+        place.mkdir()
+        text.write_text(small_text().read_text() * 200)
+        generator, kills = random.Random(6), 0
+        words = {kind: ["tokenizer", "train", text, "--kind", kind, "--vocab-size", "300", "-o"] for kind in ("byte-bpe", "wordpiece")}
+        whole = {None}
+        for kind, command in words.items():
+            rhetor(*command, SCRATCH / f"{kind}.json")
+            whole.add((SCRATCH / f"{kind}.json").read_bytes())
+        output = place / "tokenizer.json"
+        for i in range(8):   # the file of one kind is replaced by the other's
+            kills += self.killed(generator, output, *list(words.values())[i % 2], output)
+            self.assertIn(output.read_bytes() if output.exists() else None, whole)
+            if i < 3:
+                output.unlink(missing_ok=True)
+        self.assertGreater(kills, 2)
+        rhetor(*words["byte-bpe"], output)
+        rhetor("tokenizer", "info", output)
+        self.assertEqual([p.name for p in place.iterdir()], ["tokenizer.json"])
+
+    @slow
+    def test_kill_while_compressing(self):
+        place = SCRATCH / "kill-compress"
+        place.mkdir()
+        output, generator, kills = place / "small", random.Random(7), 0
+        source = next(p for p in (model() / "model", model()) if (p / "config.json").exists())
+        words, whole = {}, {}
+        for kind in ("--int8", "--int4"):
+            words[kind] = ["compress", source, kind, "--text", small_text(), "-o"]
+            rhetor(*words[kind], SCRATCH / f"whole{kind}")
+            whole[kind] = (SCRATCH / f"whole{kind}" / "model.safetensors").read_bytes()
+        for i in range(10):   # first into nothing, then over what another run wrote
+            if i == 4:
+                rhetor(*words["--int8"], output)
+            kills += self.killed(generator, output, *words[("--int8", "--int4")[i % 2]], output)
+            if i < 4 and not (output / "config.json").exists() and not (output / ".saved").exists():
+                refused("generate", output, "x", says="kill-compress/small' (does not exist|is no model folder)")
+            else:
+                rhetor("generate", output, "Anna", "--max-tokens", "2")   # also ends what a kill cut short
+                self.assertIn((output / "model.safetensors").read_bytes(), whole.values())
+            if i < 4:
+                shutil.rmtree(output, ignore_errors=True)
+        self.assertGreater(kills, 2)
+        rhetor(*words["--int8"], output)
+        self.assertEqual((output / "model.safetensors").read_bytes(), whole["--int8"])
+        self.assertFalse([p for p in place.rglob("*") if ".tmp." in p.name or p.name == ".saved"])
+
     @slow
     def test_sigterm_saves_and_stops(self):
         process = subprocess.Popen([PROGRAM, "train", self.recipe("term"), "--quiet", "--set", "train.steps=100000"], cwd=SCRATCH,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Training follows PyTorch's: the same BERT, weights and batches, 50 steps, loss by loss.
+"""Training follows PyTorch's: the same BERT or T5, weights and batches, 50 steps, loss by loss.
 
   pip install torch numpy
   tests/torch_parity.py build/release/rhetor [--steps 50] [--json FILE]
@@ -63,9 +63,57 @@ def encode(w, config, batch):
     return x, lin, norm, ~hidden
 
 
+def t5_bucket(distance, both_ways):
+    buckets = 16 if both_ways else 32
+    start = (distance < 0).long() * 16 if both_ways else torch.zeros_like(distance)
+    distance = distance.abs() if both_ways else distance.clamp(min=0)
+    exact = buckets // 2
+    far = exact + (torch.log(distance.float().clamp(min=1) / exact) / math.log(128 / exact) * (buckets - exact)).long()
+    return start + torch.where(distance < exact, distance, far.clamp(max=buckets - 1))
+
+
+def t5_loss(w, config, batch):
+    heads, width = config["heads"], config["hidden"]
+    lin = lambda x, name: F.linear(x, w[name + ".weight"])
+    norm = lambda x, name: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config["norm_eps"]) * w[name + ".weight"]
+    split = lambda x: x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+    tokens, answer = batch["tokens"].long(), batch["decoder_tokens"].long()
+    padding = torch.arange(tokens.shape[1])[None, :] >= batch["lengths"][:, None]
+
+    def attend(x, memory, name, bias):
+        q, k, v = split(lin(x, name + ".q")), split(lin(memory, name + ".k")), split(lin(memory, name + ".v"))
+        o = (q @ k.transpose(-1, -2) + bias).softmax(-1) @ v
+        return lin(o.transpose(1, 2).reshape(x.shape), name + ".o")
+
+    def stack(name, x, bias, memory=None, across=None):
+        places = torch.arange(x.shape[1])
+        table = w[name + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        bias = bias + table[t5_bucket(places[:, None] - places[None, :], memory is None)].permute(2, 0, 1)[None]
+        for i in range(config["layers"]):
+            p = f"{name}.block.{i}.layer."
+            n = norm(x, p + "0.layer_norm")
+            x = x + attend(n, n, p + "0.SelfAttention", bias)
+            if memory is not None:
+                x = x + attend(norm(x, p + "1.layer_norm"), memory, p + "1.EncDecAttention", across)
+            last = p + ("1" if memory is None else "2")
+            x = x + lin(F.relu(lin(norm(x, last + ".layer_norm"), last + ".DenseReluDense.wi")), last + ".DenseReluDense.wo")
+        return norm(x, name + ".final_layer_norm")
+
+    table = w["shared.weight"]
+    masked = torch.zeros(tokens.shape[0], 1, 1, tokens.shape[1], dtype=table.dtype).masked_fill(padding[:, None, None, :], -math.inf)
+    memory = stack("encoder", table[tokens], masked)
+    future = torch.full((answer.shape[1],) * 2, -math.inf, dtype=table.dtype).triu(1)[None, None]
+    x = stack("decoder", table[answer], future, memory, masked)
+    logits = F.linear(x * width ** -0.5, table)
+    return F.cross_entropy(logits.flatten(0, 1), batch["targets"].long().flatten(), ignore_index=-100)
+
+
 def loss_of(task, w, config, batch, options):
+    if task == "spans":
+        return t5_loss(w, config, batch)
     x, lin, norm, real = encode(w, config, batch)
-    pooled = lambda: torch.tanh(lin(x[:, 0], "bert.pooler.dense"))
+    first = x[:, 0]
+    pooled = lambda: torch.tanh(lin(first, "bert.pooler.dense"))
     if task == "classification":
         weights = torch.tensor(options.get("class_weights", []), dtype=x.dtype) if options.get("class_weights") else None
         return F.cross_entropy(lin(pooled(), "classifier"), batch["labels"].long(), weights, label_smoothing=options.get("smoothing", 0.0))
@@ -74,6 +122,7 @@ def loss_of(task, w, config, batch, options):
     if task == "span":
         scores = lin(x, "qa_outputs").masked_fill(~real[..., None], -1e9)
         return (F.cross_entropy(scores[..., 0], batch["start"].long()) + F.cross_entropy(scores[..., 1], batch["end"].long())) / 2
+    x = x[torch.arange(x.shape[0])[:, None], batch["masked_positions"].long()]
     h = norm(F.gelu(lin(x, "cls.predictions.transform.dense")), "cls.predictions.transform.LayerNorm")
     logits = F.linear(h, w["bert.embeddings.word_embeddings.weight"], w["cls.predictions.bias"])
     mlm = F.cross_entropy(logits.flatten(0, 1), batch["targets"].long().flatten(), ignore_index=-100)
@@ -145,6 +194,8 @@ CASES = [
     ("span", "lamb", "spans.jsonl", {}, {}),
     ("mlm", "adamw", "text.txt", {}, {}),
     ("mlm", "lamb", "text.txt", {}, {}),
+    ("spans", "adamw", "text.txt", {"model.family": "t5"}, {}),
+    ("spans", "lamb", "text.txt", {"model.family": "t5"}, {}),
 ]
 
 
@@ -173,7 +224,7 @@ vocab = 320
 files = ["{data}"]
 validation = 0.1
 [task]
-kind = "{'' if task == 'mlm' else task}"
+kind = "{'' if task in ('mlm', 'spans') else task}"
 [train]
 steps = {args.steps}
 batch = 8

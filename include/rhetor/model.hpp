@@ -49,6 +49,7 @@ class Model {
       return rhetor_generate(handle_.get(), prompt.c_str(), s, f, user, r);
     });
   }
+  // By the model's own chat template; the oldest turns go if the conversation outgrows the context (rhetor_chat).
   Answer chat(const std::vector<Message>& messages, const Sampling& sampling = {}, const OnText& on_text = {}) const {
     std::vector<rhetor_message> list;
     for (const Message& m : messages) list.push_back({m.role.c_str(), m.content.c_str()});

@@ -1,7 +1,7 @@
 /* Rhetor for C: open, ask, train, compress and compile models, and run graphs.
  *
- * Every call returns a rhetor_status; on failure rhetor_last_error() gives one sentence for the calling thread. No call ever exits
- * or aborts the process. Strings are UTF-8 and NUL-terminated. Handles may be used from any thread; a rhetor_model may be
+ * Every call returns a rhetor_status; on failure rhetor_last_error() gives one sentence for the calling thread. No call ever
+ * exits or aborts the process. Strings are UTF-8 and NUL-terminated. Handles may be used from any thread; a rhetor_model may be
  * used by several threads at once, a rhetor_session by one at a time. Structs with a `size` member must have it set to
  * sizeof(the struct) as compiled: newer libraries then know which fields the caller has. */
 #ifndef RHETOR_H_
@@ -68,11 +68,17 @@ RHETOR_API rhetor_status rhetor_model_open(const char* path, rhetor_model** out)
 RHETOR_API void rhetor_model_close(rhetor_model* model);
 RHETOR_API int64_t rhetor_model_context(const rhetor_model* model);
 RHETOR_API rhetor_sampling rhetor_default_sampling(void);
-/* `sampling` and `result` may be NULL. */
+/* Continues `prompt`, in which nothing is special. `sampling` and `result` may be NULL. A prompt that fills the context fails
+ * with RHETOR_RESOURCE. */
 RHETOR_API rhetor_status rhetor_generate(const rhetor_model* model, const char* prompt, const rhetor_sampling* sampling,
                                          rhetor_on_text on_text, void* user, rhetor_generation* result);
+/* Answers the last of `count` messages. The conversation is rendered with the model's own chat template (docs/serving.md, "Chat
+ * templates"), exactly as the service renders it; a message cannot forge a turn. One that outgrows the context loses its oldest
+ * turns; leading system messages and the last message stay, and fail with RHETOR_RESOURCE if they alone fill it. `sampling` and
+ * `result` may be NULL. */
 RHETOR_API rhetor_status rhetor_chat(const rhetor_model* model, const rhetor_message* messages, size_t count,
-                                     const rhetor_sampling* sampling, rhetor_on_text on_text, void* user, rhetor_generation* result);
+                                     const rhetor_sampling* sampling, rhetor_on_text on_text, void* user,
+                                     rhetor_generation* result);
 
 /* ---- making models ------------------------------------------------------------------------------ */
 /* Trains by a TOML recipe file; `overrides` are "section.key=value" strings. */
@@ -81,7 +87,8 @@ RHETOR_API rhetor_status rhetor_compress_int8(const char* model_folder, const ch
 RHETOR_API rhetor_status rhetor_compile(const char* model_folder, const char* plan_file);
 
 /* ---- graphs ------------------------------------------------------------------------------------- */
-/* A graph in its text form (docs/graph-text.md), compiled for this machine. Params are inputs that are set once, before the first run. */
+/* A graph in its text form (docs/graph-text.md), compiled for this machine. Params are inputs that are set once, before the first
+ * run. */
 typedef struct rhetor_session rhetor_session;
 RHETOR_API rhetor_status rhetor_session_open(const char* graph_text, rhetor_session** out);
 RHETOR_API void rhetor_session_close(rhetor_session* session);

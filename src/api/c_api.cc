@@ -10,7 +10,7 @@
 #include "base/thread_pool.h"
 #include "base/version.h"
 #include "compress/compress.h"
-#include "data/batches.h"
+#include "generate/chat_window.h"
 #include "generate/generator.h"
 #include "generate/plan_model.h"
 #include "graph/text.h"
@@ -70,10 +70,11 @@ Sampling to_sampling(const rhetor_sampling* from) {
   return sampling;
 }
 
-void answer(const LanguageModel& model, const std::string& prompt, bool specials, const rhetor_sampling* sampling, rhetor_on_text on_text,
+void answer(const LanguageModel& model, const std::vector<TokenId>& prompt, const Sampling& sampling, rhetor_on_text on_text,
             void* user, rhetor_generation* result) {
-  if (result && result->size < sizeof(rhetor_generation)) fail("rhetor_generation.size is {}, expected {}", result->size, sizeof(rhetor_generation));
-  const Generation g = generate(model, model.tokenizer()->encode(prompt, specials), to_sampling(sampling), [&](std::string_view piece) {
+  if (result && result->size < sizeof(rhetor_generation))
+    fail("rhetor_generation.size is {}, expected {}", result->size, sizeof(rhetor_generation));
+  const Generation g = generate(model, prompt, sampling, [&](std::string_view piece) {
     return !on_text || on_text(user, piece.data(), piece.size()) != 0;
   });
   if (!result) return;
@@ -87,7 +88,9 @@ void answer(const LanguageModel& model, const std::string& prompt, bool specials
 }  // namespace
 
 struct rhetor_model {
+  explicit rhetor_model(const char* path) : model(open_language_model(path)), window(*model) {}
   LanguageModelPtr model;
+  ChatWindow window;
 };
 
 // Compiled at the first run, when the params are known.
@@ -117,7 +120,7 @@ rhetor_status rhetor_model_open(const char* path, rhetor_model** out) {
   return guarded([&] {
     require_pointer(path, "path");
     require_pointer(out, "out");
-    *out = new rhetor_model{open_language_model(path)};
+    *out = new rhetor_model(path);
   });
 }
 void rhetor_model_close(rhetor_model* model) { delete model; }
@@ -128,17 +131,17 @@ rhetor_sampling rhetor_default_sampling(void) {
   return {sizeof(rhetor_sampling), s.temperature, s.top_k, s.top_p, s.seed, s.max_tokens};
 }
 
-rhetor_status rhetor_generate(const rhetor_model* model, const char* prompt, const rhetor_sampling* sampling, rhetor_on_text on_text, void* user,
-                              rhetor_generation* result) {
+rhetor_status rhetor_generate(const rhetor_model* model, const char* prompt, const rhetor_sampling* sampling,
+                              rhetor_on_text on_text, void* user, rhetor_generation* result) {
   return guarded([&] {
     require_pointer(model, "model");
     require_pointer(prompt, "prompt");
-    answer(*model->model, prompt, false, sampling, on_text, user, result);
+    answer(*model->model, model->window.encode(prompt), to_sampling(sampling), on_text, user, result);
   });
 }
 
-rhetor_status rhetor_chat(const rhetor_model* model, const rhetor_message* messages, size_t count, const rhetor_sampling* sampling,
-                          rhetor_on_text on_text, void* user, rhetor_generation* result) {
+rhetor_status rhetor_chat(const rhetor_model* model, const rhetor_message* messages, size_t count,
+                          const rhetor_sampling* sampling, rhetor_on_text on_text, void* user, rhetor_generation* result) {
   return guarded([&] {
     require_pointer(model, "model");
     require_pointer(messages, "messages");
@@ -148,7 +151,8 @@ rhetor_status rhetor_chat(const rhetor_model* model, const rhetor_message* messa
       require_pointer(messages[i].content, "a message's content");
       list.push_back({messages[i].role, messages[i].content});
     }
-    answer(*model->model, render_chat(list, true), true, sampling, on_text, user, result);
+    const Sampling chosen = model->window.conversing(to_sampling(sampling));
+    answer(*model->model, model->window.fit(list, chosen.max_tokens).tokens, chosen, on_text, user, result);
   });
 }
 
@@ -199,7 +203,8 @@ rhetor_status rhetor_session_set(rhetor_session* session, const char* name, cons
     const Type& type = session->type_of(name);
     if (bytes != type.bytes()) fail("'{}' is {}: {} bytes expected, {} given", name, type.str(), type.bytes(), bytes);
     const InputKind kind = session->graph.input_kind(session->graph.find_input(name).node);
-    if (kind == InputKind::param && session->session) fail("the param '{}' is fixed by the first run; open a new session to change it", name);
+    if (kind == InputKind::param && session->session)
+      fail("the param '{}' is fixed by the first run; open a new session to change it", name);
     if (session->session) {
       Tensor& to = kind == InputKind::state ? session->session->state(name) : session->session->input(name);
       std::memcpy(to.raw(), data, bytes);

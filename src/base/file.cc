@@ -74,6 +74,20 @@ bool written_by_somebody(const std::filesystem::path& path, long pid) {
   return locked;
 }
 
+// Removes what killed processes left in `folder` under temporary names that begin with `prefix`; with one, another thread may be about to
+// lock a file of ours, so those stay.
+void remove_stale(const std::filesystem::path& folder, std::string_view prefix) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> stale;
+  for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
+    const std::filesystem::path name = it->path().filename();
+    const auto pid = temporary_pid(name.native());
+    if (!pid || !name.native().starts_with(prefix) || (!prefix.empty() && *pid == ::getpid())) continue;
+    if (!written_by_somebody(it->path(), *pid)) stale.push_back(it->path());
+  }
+  for (const auto& path : stale) std::filesystem::remove_all(path, ignored);
+}
+
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, std::uint64_t limit) {
@@ -132,15 +146,7 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
   return out;
 }
 
-void remove_stale_temporaries(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  std::vector<std::filesystem::path> stale;
-  for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
-    const auto pid = temporary_pid(it->path().filename().native());
-    if (pid && !written_by_somebody(it->path(), *pid)) stale.push_back(it->path());
-  }
-  for (const auto& path : stale) std::filesystem::remove_all(path, ignored);
-}
+void remove_stale_temporaries(const std::filesystem::path& folder) { remove_stale(folder, {}); }
 
 void flush_folder(const std::filesystem::path& folder) {
   const int fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -213,8 +219,11 @@ void AtomicFile::commit() {
   if (!temporary_.empty() && ::rename(temporary_.c_str(), path_.c_str()) != 0) fail_errno("rename onto", path_, errno);
   ::close(fd_);
   fd_ = -1;
+  if (temporary_.empty()) return;
   // The rename itself must reach the disk too, or a power cut could bring the old name back.
-  if (!temporary_.empty()) flush_folder(path_.parent_path());
+  flush_folder(path_.parent_path());
+  // Nobody else will miss what killed writers of this file have left.
+  remove_stale(path_.has_parent_path() ? path_.parent_path() : ".", path_.filename().native() + ".tmp.");
 }
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view content) {

@@ -144,6 +144,20 @@ TEST_F(FileTest, StaleTemporariesAreRemovedAndLivingOnesKept) {
   remove_stale_temporaries(folder_ / "missing");
 }
 
+TEST_F(FileTest, AWriteRemovesWhatKilledWritersOfTheSameFileLeft) {
+  const pid_t dead = ::fork();
+  if (dead == 0) ::_exit(0);
+  int status = 0;
+  ::waitpid(dead, &status, 0);
+  const fs::path left = folder_ / fmt::format("out.tmp.{}.0", dead), other = folder_ / fmt::format("about.tmp.{}.0", dead);
+  const fs::path alive = folder_ / fmt::format("out.tmp.{}.0", ::getppid());
+  for (const fs::path& path : {left, other, alive}) write_file_atomic(path, "x");
+  write_file_atomic(folder_ / "out", "whole");
+  EXPECT_EQ(read_file(folder_ / "out"), "whole");
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(other) && fs::exists(alive));
+}
+
 TEST(File, HashIsStable) {
   EXPECT_EQ(hash64(""), 0x2d06800538d394c2ull);  // XXH3-64 of nothing, seed 0
   EXPECT_NE(hash64("a"), hash64("b"));

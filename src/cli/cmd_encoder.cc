@@ -22,28 +22,14 @@ constexpr std::size_t kMostBytes = std::size_t{64} << 20;   // of a file that is
 
 std::string dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
 
-std::string read_text(const std::string& path) {
-  const auto reader = open_reader(path);
-  std::string out;
-  std::vector<char> buffer(1 << 16);
-  while (const std::size_t n = reader->read(buffer.data(), buffer.size())) {
-    if (out.size() + n > kMostBytes) fail(ErrorKind::resource, "'{}' has more than {} bytes; give a smaller file", path, kMostBytes);
-    out.append(buffer.data(), n);
-  }
-  return out;
-}
-
 // The lines of a file that are not blank.
 std::vector<std::string> read_lines(const std::string& path) {
-  const std::string text = read_text(path);
+  const std::string text = read_unpacked(path, kMostBytes);
   std::vector<std::string> out;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    std::string line = text.substr(at, end - at);
-    at = end + 1;
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.find_first_not_of(" \t") != std::string::npos) out.push_back(std::move(line));
-  }
+  each_line(text, [&](std::string_view line, std::uint64_t) {
+    if (!is_blank(line)) out.emplace_back(line);
+    return true;
+  });
   if (out.empty()) fail("'{}' has no line of text", path);
   return out;
 }
@@ -78,13 +64,14 @@ int cmd_ask(int argc, const char* const* argv) {
   if (path.empty()) fail("rhetor ask needs a model: --model FOLDER");
   if (passage_file.empty() == passage.empty()) fail("rhetor ask needs one passage: --passage FILE or --text \"...\"");
   if (threads > 0) set_default_threads(static_cast<int>(threads));
-  if (!passage_file.empty()) passage = read_text(passage_file);
+  if (!passage_file.empty()) passage = read_unpacked(passage_file, kMostBytes);
   ask.allow_no_answer = !always;
   const auto answers = open_encoder_model(path)->answer(question, passage, ask);
   Json list = Json::array();
   for (const SpanAnswer& a : answers) {
     fmt::print("{:>9.3f}  {}\n", a.score, a.text.empty() ? "(no answer)" : one_line(a.text, 400));
-    list.push_back({{"answer", a.text}, {"begin", a.begin}, {"end", a.end}, {"score", a.score}, {"no_answer_gap", a.no_answer_gap}});
+    list.push_back(
+        {{"answer", a.text}, {"begin", a.begin}, {"end", a.end}, {"score", a.score}, {"no_answer_gap", a.no_answer_gap}});
   }
   if (answers.empty()) fmt::print("(no answer)\n");
   if (!json.empty()) write_file_atomic(json, dump({{"question", question}, {"answers", list}}, 2) + "\n");
@@ -96,7 +83,8 @@ int cmd_embed(int argc, const char* const* argv) {
   std::vector<std::string> texts;
   std::int64_t threads = 0;
   Args args("embed", "Turns texts into vectors of length 1, one JSON line each: {\"text\", \"embedding\"}.",
-            "  rhetor embed --model runs/bert \"a text\" \"another\"\n  rhetor embed --model runs/bert --file lines.txt -o vectors.jsonl");
+            "  rhetor embed --model runs/bert \"a text\" \"another\"\n  rhetor embed --model runs/bert --file lines.txt -o "
+            "vectors.jsonl");
   args.positionals("text", texts, "texts", false)
       .option("--model", path, "model folder")
       .option("--file", file, "a text a line, plain or compressed")
@@ -147,7 +135,8 @@ int cmd_rank(int argc, const char* const* argv) {
   Json list = Json::array();
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::string& document = documents[order[i]];
-    if (top == 0 || static_cast<std::int64_t>(i) < top) fmt::print("{:>9.4f}  {:>5}  {}\n", scores[order[i]], order[i] + 1, one_line(document, 160));
+    if (top == 0 || static_cast<std::int64_t>(i) < top)
+      fmt::print("{:>9.4f}  {:>5}  {}\n", scores[order[i]], order[i] + 1, one_line(document, 160));
     list.push_back({{"index", order[i]}, {"score", scores[order[i]]}, {"document", document}});
   }
   if (!json.empty()) write_file_atomic(json, dump({{"query", query}, {"results", list}}, 2) + "\n");

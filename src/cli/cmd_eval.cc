@@ -25,7 +25,8 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
 struct EvalArgs {
-  std::string model, model_option, task = "perplexity", data, json, predictions, score, no_answer, shots_from, documents, judgements;
+  std::string model, model_option, task = "perplexity", data, json, predictions, score, no_answer, shots_from, documents,
+                                   judgements;
   ExampleFields fields;
   std::int64_t limit = 0, max_tokens = 0, threads = 0, shots = 0, slots = 8, stride = 128, max_answer = 30;
   double threshold = 0;
@@ -100,7 +101,8 @@ EvalReport run_choice(const EvalArgs& a) {
 EvalReport run_squad(const EvalArgs& a) {
   const auto questions = examples_of(a, "span");
   if (!a.score.empty())
-    return score_squad(questions, read_squad_predictions(a.score, a.no_answer), a.no_answer.empty() ? 1.0 : a.threshold, !a.no_answer.empty());
+    return score_squad(questions, read_squad_predictions(a.score, a.no_answer), a.no_answer.empty() ? 1.0 : a.threshold,
+                       !a.no_answer.empty());
   AskOptions ask{.stride = a.stride, .max_answer_tokens = a.max_answer, .no_answer_threshold = a.threshold};
   SquadPredictions answers;
   EvalReport report = evaluate_squad(*open_encoder_model(a.model), questions, ask, progress_lines(a.quiet), &answers);
@@ -108,7 +110,8 @@ EvalReport run_squad(const EvalArgs& a) {
 }
 
 EvalReport run_ranking(const EvalArgs& a) {
-  if (a.documents.empty() != a.judgements.empty()) fail("--documents and --judgements belong together: a test collection is three files");
+  if (a.documents.empty() != a.judgements.empty())
+    fail("--documents and --judgements belong together: a test collection is three files");
   const EncoderModelPtr model = open_encoder_model(a.model);
   if (!a.documents.empty())
     return evaluate_collection(*model, read_collection(a.data, a.documents, a.judgements, a.limit), progress_lines(a.quiet));
@@ -125,7 +128,8 @@ EvalReport run_task(const EvalArgs& a) {
   if (a.task == "choice") return run_choice(a);
   if (a.task == "squad") return run_squad(a);
   if (a.task == "ranking") return run_ranking(a);
-  if (a.task == "lastword") return evaluate_last_word(*open_language_model(a.model), read_last_words(a.data, a.limit), progress, a.slots);
+  if (a.task == "lastword")
+    return evaluate_last_word(*open_language_model(a.model), read_last_words(a.data, a.limit), progress, a.slots);
   const auto examples = examples_of(a, a.task);
   const EncoderModelPtr model = open_encoder_model(a.model);
   if (a.task == "classification") return evaluate_classification(*model, examples, progress);
@@ -134,11 +138,15 @@ EvalReport run_task(const EvalArgs& a) {
 }
 
 void print_report(const EvalReport& report, double seconds) {
-  fmt::print("{}: {} {}, {:.1f} s\n", report.task, report.n, report.task == "perplexity" ? "tokens" : report.task == "ranking" ? "queries" : "examples",
+  fmt::print("{}: {} {}, {:.1f} s\n", report.task, report.n,
+             report.task == "perplexity" ? "tokens"
+             : report.task == "ranking"  ? "queries"
+                                         : "examples",
              seconds);
   for (const auto& [name, value] : report.figures) {
     const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
-    fmt::print("  {:<22} {:.{}f}\n", name, value, whole ? 0 : 4);
+    const bool huge = std::abs(value) >= 1e9 && !whole;  // the perplexity of a model that knows nothing
+    fmt::print("  {:<22} {}\n", name, huge ? fmt::format("{:.4g}", value) : fmt::format("{:.{}f}", value, whole ? 0 : 4));
   }
 }
 
@@ -159,12 +167,14 @@ void write_report(const EvalArgs& a, const EvalReport& report, double seconds) {
 
 int cmd_eval(int argc, const char* const* argv) {
   EvalArgs a;
-  Args args("eval", "Measures a model on a task. Data may be plain, .gz, .xz or .zst; usual layouts are recognised (docs/evaluation.md).",
-            "  rhetor eval runs/quickstart --task perplexity --data book.txt --json result.json\n"
-            "  rhetor eval runs/gpt --task choice --data mmlu_test.jsonl --shots 5 --shots-from mmlu_dev.jsonl\n"
-            "  rhetor eval runs/bert-qa --task squad --data dev-v2.0.json --predictions answers.jsonl\n"
-            "  rhetor eval --task squad --data dev-v2.0.json --score predictions.json --no-answer na_prob.json\n"
-            "  rhetor eval runs/bert-pair --task classification --data RTE/dev.tsv --text sentence1 --pair sentence2 --label label");
+  Args args(
+      "eval",
+      "Measures a model on a task. Data may be plain, .gz, .xz or .zst; usual layouts are recognised (docs/evaluation.md).",
+      "  rhetor eval runs/quickstart --task perplexity --data book.txt --json result.json\n"
+      "  rhetor eval runs/gpt --task choice --data mmlu_test.jsonl --shots 5 --shots-from mmlu_dev.jsonl\n"
+      "  rhetor eval runs/bert-qa --task squad --data dev-v2.0.json --predictions answers.jsonl\n"
+      "  rhetor eval --task squad --data dev-v2.0.json --score predictions.json --no-answer na_prob.json\n"
+      "  rhetor eval runs/bert-pair --task classification --data RTE/dev.tsv --text sentence1 --pair sentence2 --label label");
   args.positional("model", a.model, "model folder (or, for language models, a plan file)", false)
       .option("--model", a.model_option, "the same")
       .choice("--task", a.task, "what to measure",
@@ -194,7 +204,8 @@ int cmd_eval(int argc, const char* const* argv) {
   if (a.model.empty()) a.model = a.model_option;
   if (a.data.empty()) fail("rhetor eval --task {} needs data: give it with --data FILE", a.task);
   if (!a.score.empty() && a.task != "squad") fail("--score is for --task squad; the task is {}", a.task);
-  if (a.model.empty() && a.score.empty()) fail("rhetor eval needs a model: rhetor eval FOLDER --task {} --data {}", a.task, a.data);
+  if (a.model.empty() && a.score.empty())
+    fail("rhetor eval needs a model: rhetor eval FOLDER --task {} --data {}", a.task, a.data);
   if (a.threads > 0) set_default_threads(static_cast<int>(a.threads));
   const auto start = Clock::now();
   const EvalReport report = run_task(a);

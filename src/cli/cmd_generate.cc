@@ -11,9 +11,9 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/sampling_args.h"
-#include "data/batches.h"
 #include "generate/chat_window.h"
 #include "generate/generator.h"
+#include "generate/text_to_text.h"
 
 namespace rhetor {
 namespace {
@@ -65,7 +65,9 @@ void write_answers(const std::string& path, const Tokenizer& tokenizer, const st
 
 // One line a token: its text, its log-probability, the likeliest others.
 void print_logprobs(const Tokenizer& tokenizer, const Generation& answer) {
-  const auto shown = [&](TokenId id) { return Json(tokenizer.token_bytes(id)).dump(-1, ' ', false, Json::error_handler_t::replace); };
+  const auto shown = [&](TokenId id) {
+    return Json(tokenizer.token_bytes(id)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
   for (const TokenLogprob& token : answer.logprobs) {
     fmt::print("{:>9.4f}  {}", token.logprob, shown(token.id));
     for (const auto& [id, logprob] : token.top) fmt::print("   {} {:.4f}", shown(id), logprob);
@@ -87,16 +89,21 @@ int cmd_generate(int argc, const char* const* argv) {
   args.positional("model", path, "model folder or plan file").positional("prompt", prompt, "text to continue");
   sampling_args.add_to(args);
   sampling_args.add_answers_to(args);
-  args.flag("--chat", chat, "treat the prompt as a user's message")
+  args.flag("--chat", chat, "treat the prompt as a user's message, in the model's own chat template")
       .flag("--quiet", quiet, "print the continuation only")
       .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write text and timings to this file");
   if (!args.parse(argc, argv)) return 0;
   if (threads > 0) set_default_threads(static_cast<int>(threads));
-  const Sampling sampling = sampling_args.get();
+  const Sampling asked = sampling_args.get();
+  if (is_text_to_text(path)) {
+    fmt::print("{}\n", TextToText(load_model(path)).answer(prompt, asked.max_tokens));
+    return 0;
+  }
   const LanguageModelPtr model = open_language_model(path);
-  const std::string text = chat ? render_chat({{"user", prompt}}, true) : prompt;
-  const std::vector<TokenId> ids = model->tokenizer()->encode(text, chat);
+  const ChatWindow window(*model);
+  const Sampling sampling = chat ? window.conversing(asked) : asked;
+  const std::vector<TokenId> ids = chat ? window.fit({{"user", prompt}}, sampling.max_tokens).tokens : window.encode(prompt);
   std::vector<Generation> answers;
   if (sampling.n == 1) {
     if (!chat && !quiet) print_piece(prompt);
@@ -106,12 +113,13 @@ int cmd_generate(int argc, const char* const* argv) {
     answers = generate_n(*model, ids, sampling);
   }
   for (const Generation& answer : answers) {
-    if (sampling.n > 1) fmt::print("{}[{}] {}{}\n", answer.index ? "\n" : "", answer.index + 1, chat || quiet ? "" : prompt, answer.text);
+    if (sampling.n > 1)
+      fmt::print("{}[{}] {}{}\n", answer.index ? "\n" : "", answer.index + 1, chat || quiet ? "" : prompt, answer.text);
     print_logprobs(*model->tokenizer(), answer);
     if (quiet) continue;
     const std::string score = sampling.beams > 1 ? fmt::format(", score {:.4f}", answer.score) : "";
-    fmt::print(stderr, "[{} tokens, first after {:.1f} ms, {:.0f} tokens/s, finish: {}{}]\n", answer.tokens.size(), answer.first_token_ms,
-               answer.tokens_per_s(), name(answer.finish), score);
+    fmt::print(stderr, "[{} tokens, first after {:.1f} ms, {:.0f} tokens/s, finish: {}{}]\n", answer.tokens.size(),
+               answer.first_token_ms, answer.tokens_per_s(), name(answer.finish), score);
   }
   write_answers(json, *model->tokenizer(), answers);
   return 0;
@@ -125,11 +133,14 @@ int cmd_chat(int argc, const char* const* argv) {
   args.positional("model", path, "model folder or plan file").option("--system", system, "how the model should behave");
   sampling_args.add_to(args);
   if (!args.parse(argc, argv)) return 0;
-  Sampling sampling = sampling_args.get();
+  const Sampling asked = sampling_args.get();  // a wrong option is told before a large model is opened
   const LanguageModelPtr model = open_language_model(path);
   const bool terminal = isatty(STDIN_FILENO);
-  if (terminal) fmt::print("{} ({} parameters on disk). Say something; an empty line ends.\n", model->name(), human_bytes(model->weight_bytes()));
+  if (terminal)
+    fmt::print("{} ({} parameters on disk). Say something; an empty line ends.\n", model->name(),
+               human_bytes(model->weight_bytes()));
   const ChatWindow window(*model);
+  Sampling sampling = window.conversing(asked);
   std::vector<ChatMessage> start;
   if (!system.empty()) start.push_back({"system", system});
   std::vector<ChatMessage> history = start;

@@ -93,7 +93,7 @@ int cmd_explain(int argc, const char* const* argv) {
   args.positional("model", path, "model folder, plan file, or the name of a preset (random weights)")
       .option("--seq", seq, "tokens a run", 1, 1 << 20)
       .option("--batch", batch, "sequences a run", 1, 4096)
-      .choice("--dtype", dtype, "precision of contractions", {"f32", "bf16", "int8"})
+      .choice("--dtype", dtype, "precision of contractions", {"f32", "bf16", "f16", "fp8", "int8"})
       .option("--off", off, "switch a pass off (repeatable)")
       .option("--dump-passes", dump, "write the graph after each pass into this folder")
       .option("--html", html, "write the report, with pictures, to this file");

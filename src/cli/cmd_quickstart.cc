@@ -13,8 +13,8 @@
 #include "cli/output.h"
 #include "cli/quickstart_report.h"
 #include "cpu/kernel.h"
-#include "data/batches.h"
 #include "data/corpus.h"
+#include "generate/chat_window.h"
 #include "generate/plan_model.h"
 #include "passes/memory.h"
 
@@ -49,7 +49,8 @@ Source source_of(const std::vector<std::string>& texts) {
   std::string stem = fs::path(source.files[0]).stem().string();
   for (char& c : stem)
     if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_') c = '-';   // a folder name that needs no quotes
-  source.name = source.shipped ? "the harbour stories" : stem + (source.files.size() > 1 ? fmt::format(" and {} more", source.files.size() - 1) : "");
+  source.name = source.shipped ? "the harbour stories"
+                               : stem + (source.files.size() > 1 ? fmt::format(" and {} more", source.files.size() - 1) : "");
   source.folder = source.shipped ? "quickstart" : fmt::format("quickstart-{}-{:08x}", stem, static_cast<std::uint32_t>(hash));
   return source;
 }
@@ -65,7 +66,8 @@ Recipe quickstart_recipe(const Source& source, const fs::path& folder, double mi
   recipe.files = source.files;
   // A short text gives a larger share, so that there is a whole sequence to validate on.
   recipe.validation = std::clamp(4000.0 / static_cast<double>(source.bytes), 0.03, 0.2);
-  // Many small steps learn a small text best in a given time: of eight shapes tried for 80 s, this had the lowest validation loss.
+  // Many small steps learn a small text best in a given time: of eight shapes tried for 80 s, this had the lowest validation
+  // loss.
   recipe.batch = 4;
   recipe.lr = 3e-3;
   if (cpu_isa() >= Isa::avx512_bf16) recipe.precision = "bf16";
@@ -114,8 +116,9 @@ QuickstartAnswer ask(const LanguageModel& model, const Prompt& question) {
   sampling.seed = 7;
   sampling.max_tokens = 80;
   fmt::print("{}{}", chat ? "\n> " : "\n", prompt + (chat ? "\n" : ""));
-  const std::string text = chat ? render_chat({{"user", prompt}}, true) : prompt;
-  const Generation result = generate(model, model.tokenizer()->encode(text, chat), sampling, [](std::string_view piece) {
+  const ChatWindow window(model);
+  const auto ids = chat ? window.fit({{"user", prompt}}, sampling.max_tokens).tokens : window.encode(prompt);
+  const Generation result = generate(model, ids, chat ? window.conversing(sampling) : sampling, [](std::string_view piece) {
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     return std::fflush(stdout) == 0;
   });
@@ -170,10 +173,11 @@ int cmd_quickstart(int argc, const char* const* argv) {
   double minutes = 2.2;
   bool fresh = false;
   std::int64_t threads = 0;
-  Args args("quickstart",
-            "Trains a tokenizer and a small GPT on a text, quantises it to int8, compiles it to a plan file, answers a few prompts\n"
-            "and writes report.html. Run again, it reuses what is there.",
-            "  rhetor quickstart\n  rhetor quickstart my-notes.txt\n  rhetor quickstart book1.txt book2.txt.gz --minutes 5");
+  Args args(
+      "quickstart",
+      "Trains a tokenizer and a small GPT on a text, quantises it to int8, compiles it to a plan file, answers a few prompts\n"
+      "and writes report.html. Run again, it reuses what is there.",
+      "  rhetor quickstart\n  rhetor quickstart my-notes.txt\n  rhetor quickstart book1.txt book2.txt.gz --minutes 5");
   args.positionals("text", texts, "text or JSONL files, plain or compressed (default: the stories that ship with Rhetor)", false)
       .option("--minutes", minutes, "training time", 0.02, 10000.0)
       .option("--runs", runs, "folder for the results")
@@ -233,7 +237,8 @@ int cmd_quickstart(int argc, const char* const* argv) {
 
   summary.total_seconds = ms_since(start) / 1000;
   fmt::print("{}", quickstart_card(summary));
-  write_file_atomic(report, quickstart_report(summary, read_file(summary.training.curve_file), memory_map_svg(decode->graph(), decode->memory())));
+  write_file_atomic(report, quickstart_report(summary, read_file(summary.training.curve_file),
+                                              memory_map_svg(decode->graph(), decode->memory())));
   write_json(json, {{"parameters", summary.training.parameters},
                     {"steps", summary.training.steps},
                     {"first_loss", summary.training.first_loss},
@@ -247,8 +252,8 @@ int cmd_quickstart(int argc, const char* const* argv) {
                     {"decode_tokens_per_s_int8", summary.compression.tokens_per_s_after},
                     {"plan_open_ms", summary.plan_open_ms},
                     {"seconds", summary.total_seconds}});
-  fmt::print("\nreport  {}\nchat    rhetor chat {}\nserve   rhetor serve {} --port 8080   then open http://127.0.0.1:8080/\n", report,
-             plan.string(), plan.string());
+  fmt::print("\nreport  {}\nchat    rhetor chat {}\nserve   rhetor serve {} --port 8080   then open http://127.0.0.1:8080/\n",
+             report, plan.string(), plan.string());
   return 0;
 }
 

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <span>
 
 #include "base/error.h"
@@ -10,6 +11,7 @@
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "cli/args.h"
+#include "cli/cmd_tokenizer.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "data/corpus.h"
@@ -117,7 +119,9 @@ int encode(int argc, const char* const* argv) {
   Args args("tokenizer encode", "Encodes a text, or every line of a file, and shows the tokens.",
             "  rhetor tokenizer encode tokenizer.json --text 'The harbour.'\n"
             "  rhetor tokenizer encode runs/quickstart --file lines.txt --ids\n"
+            "  rhetor tokenizer encode tokenizer.json --file questions.jsonl --jsonl --template --truncate 384 --stride 128 --pad longest\n"
             "  rhetor tokenizer encode tokenizer.json --file book.txt --speed");
+  BatchFlags batch;
   args.positional("tokenizer", path, "tokenizer.json, another tokenizer file, or a model folder")
       .option("--text", text, "the text")
       .option("--file", file, "a file of one text a line; - is standard input")
@@ -129,10 +133,12 @@ int encode(int argc, const char* const* argv) {
       .flag("--speed", speed, "print only the speed of encoding the file")
       .option("--repeat", repeat, "with --speed: encode it this many times", 1, 1000)
       .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024);
+  batch.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (text.empty() == file.empty()) fail("rhetor tokenizer encode needs either --text TEXT or --file FILE");
   if (threads > 0) set_default_threads(static_cast<int>(threads));
   const TokenizerPtr tokenizer = load_tokenizer(path);
+  if (batch.asked()) return batch.print(*tokenizer, file, text, jsonl, framed, specials);
   const std::vector<std::string> lines = file.empty() ? std::vector<std::string>{text} : read_lines(file, jsonl);
   if (!speed) {
     for (const std::string& line : lines) print_line(*tokenizer, line, framed, specials, json, ids);
@@ -143,13 +149,15 @@ int encode(int argc, const char* const* argv) {
   for (const std::string_view view : views) bytes += view.size();
   encode_batch(*tokenizer, std::span(views).first(views.size() / 20), specials);
   const auto start = std::chrono::steady_clock::now();
+  const std::clock_t cpu_start = std::clock();   // of all threads
   for (std::int64_t i = 0; i < repeat; ++i) {
     tokens = 0;
     for (const auto& list : encode_batch(*tokenizer, views, specials)) tokens += list.size();
   }
   const double seconds = seconds_since(start) / static_cast<double>(repeat);
-  fmt::print("{{\"mb_per_s\": {:.2f}, \"tokens\": {}, \"bytes\": {}, \"threads\": {}}}\n", static_cast<double>(bytes) / seconds / 1e6, tokens, bytes,
-             default_pool().threads());
+  const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC / static_cast<double>(repeat);
+  fmt::print("{{\"mb_per_s\": {:.2f}, \"mb_per_cpu_s\": {:.2f}, \"tokens\": {}, \"bytes\": {}, \"threads\": {}}}\n",
+             static_cast<double>(bytes) / seconds / 1e6, static_cast<double>(bytes) / cpu_seconds / 1e6, tokens, bytes, default_pool().threads());
   return 0;
 }
 

@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "base/display.h"  // IWYU pragma: export
+
 namespace rhetor {
 
 using JsonField = std::pair<std::string, std::variant<std::int64_t, double, std::string>>;
@@ -17,10 +19,5 @@ void write_json(const std::string& path, const std::vector<JsonField>& fields);
 
 // The numbers of such a file; empty if it is missing or not one of ours.
 std::map<std::string, double> read_json_numbers(const std::string& path);
-
-// "1.2 MB", "850 kB".
-std::string human_bytes(std::uint64_t bytes);
-// Escapes &, <, >, " for HTML.
-std::string html_escape(std::string_view text);
 
 }  // namespace rhetor

@@ -142,7 +142,11 @@ Kernel prepare(const KernelRequest& request) {
 
 }  // namespace
 
-KernelRow attention_grad_row() { return {"attention_grad", {{"cpu.attention_grad", refuse_wide_floats, prepare}}}; }
+Candidate attention_grad_amx_candidate();  // attention_grad_amx.cc
+
+KernelRow attention_grad_row() {
+  return {"attention_grad", {attention_grad_amx_candidate(), {"cpu.attention_grad", refuse_wide_floats, prepare}}};
+}
 
 }  // namespace rhetor
 #endif

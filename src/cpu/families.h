@@ -18,6 +18,7 @@ std::vector<KernelRow> conv_rows();
 std::vector<KernelRow> pool_rows();
 std::vector<KernelRow> quantize_rows_rows();
 std::vector<KernelRow> fused_matmul_rows();
+std::vector<KernelRow> float8_rows();  // float8.cc, stochastic rounding too
 
 // Pointwise table, cast, broadcast_to, dropout, purely pointwise `fused`.
 std::vector<KernelRow> pointwise_rows();

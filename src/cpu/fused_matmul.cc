@@ -162,6 +162,11 @@ struct MatmulI4Anchor {
   static const std::vector<ProductMaker>& makers() { return matmul_i4_makers(); }
 };
 
+struct MatmulW4Anchor {
+  static constexpr std::string_view name = "matmul_w4";
+  static const std::vector<ProductMaker>& makers() { return matmul_w4_makers(); }
+};
+
 template <class Anchor, std::size_t maker>
 std::string refuse(const KernelRequest& r) {
   const FusedParts parts = take_apart(r, Anchor::name);
@@ -212,14 +217,16 @@ Candidate fused_candidate(std::string_view name) {
 std::vector<KernelRow> fused_matmul_rows() {
   return {
       {"fused",
-       {fused_candidate<MatmulAnchor, 0>("cpu.fused_matmul.panels"), fused_candidate<MatmulAnchor, 1>("cpu.fused_matmul.tiles"),
+       {fused_candidate<MatmulAnchor, 0>("cpu.fused_matmul.panels"), fused_candidate<MatmulAnchor, 4>("cpu.fused_matmul.fresh"),
+        fused_candidate<MatmulAnchor, 1>("cpu.fused_matmul.tiles"),
         {.name = "cpu.fused_matmul.post_ops", .refuse = refuse_post_ops, .prepare = prepare_post_ops},
         fused_candidate<MatmulAnchor, 2>("cpu.fused_matmul.onednn"), fused_candidate<MatmulAnchor, 3>("cpu.fused_matmul.widened"),
         fused_candidate<MatmulI8Anchor, 0>("cpu.fused_matmul_i8.few_rows"),
         fused_candidate<MatmulI8Anchor, 1>("cpu.fused_matmul_i8.tiles"),
         fused_candidate<MatmulI8Anchor, 2>("cpu.fused_matmul_i8.onednn"),
         fused_candidate<MatmulI8Anchor, 3>("cpu.fused_matmul_i8.panels"),
-        fused_candidate<MatmulI4Anchor, 0>("cpu.fused_matmul_i4.vnni"), fused_candidate<MatmulI4Anchor, 1>("cpu.fused_matmul_i4.avx2")}}};
+        fused_candidate<MatmulI4Anchor, 0>("cpu.fused_matmul_i4.vnni"), fused_candidate<MatmulI4Anchor, 1>("cpu.fused_matmul_i4.avx2"),
+        fused_candidate<MatmulW4Anchor, 0>("cpu.fused_matmul_w4.tiles"), fused_candidate<MatmulW4Anchor, 1>("cpu.fused_matmul_w4.widening")}}};
 }
 
 }  // namespace rhetor

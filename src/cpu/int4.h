@@ -7,6 +7,7 @@
 // the number of rows or on the threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -34,6 +35,11 @@ void i4_rows_vnni(const std::uint8_t*, std::int64_t, const std::int8_t*, const f
 void i4_rows_avx2(const std::uint8_t*, std::int64_t, const std::int8_t*, const float*, const std::int32_t*, int, float*);
 // The most rows a call of I4Rows takes.
 constexpr int kI4VnniRows = 6, kI4Avx2Rows = 2;
+
+// `groups` groups of a panel as bf16 panels of tiles (cpu/tiles.h): 2 KiB a group, weights times scales. REQUIRES: AVX512_BF16.
+void i4_to_tiles(const std::uint8_t* panel, std::int64_t groups, std::byte* to);
+// As f32 rows of 32 columns, k after k.
+void i4_to_floats(const std::uint8_t* panel, std::int64_t groups, float* to);
 
 // shift[g] = -8 sum of x over group g: what the nibbles' offset adds to a sum.
 void i4_shifts(const std::int8_t* x, std::int64_t groups, std::int32_t* shift);

@@ -15,7 +15,7 @@ std::vector<KernelRow> joined() {
   std::vector<KernelRow> table;
   for (auto* family : {matmul_small_rows, matmul_rows, matmul_i8_rows, matmul_i4_rows, conv_rows, pool_rows, quantize_rows_rows, fused_matmul_rows,
                        norm_rows, pointwise_rows, layout_rows, reduce_rows, softmax_rows, attention_rows, embedding_rows, loss_rows,
-                       random_rows, optimizer_rows}) {
+                       random_rows, float8_rows, optimizer_rows}) {
     for (KernelRow& row : family()) {
       const auto same = std::find_if(table.begin(), table.end(), [&](const KernelRow& r) { return r.op == row.op; });
       if (same == table.end()) {

@@ -235,7 +235,8 @@ const std::vector<ProductMaker>& matmul_makers() {
   static const std::vector<ProductMaker> makers = {{"cpu.matmul.panels", refuse_panels, make_panels},
                                                    {"cpu.matmul.tiles", refuse_tiles, make_tiles},
                                                    {"cpu.matmul.onednn", refuse_onednn, make_onednn},
-                                                   {"cpu.matmul.widened", refuse_widened, make_widened}};
+                                                   {"cpu.matmul.widened", refuse_widened, make_widened},
+                                                   {"cpu.matmul.fresh", refuse_fresh, make_fresh}};
   return makers;
 }
 
@@ -244,7 +245,8 @@ std::vector<KernelRow> matmul_small_rows() {
 }
 std::vector<KernelRow> matmul_rows() {
   return {{"matmul",
-           {product_candidate<refuse_tiles, make_tiles>("cpu.matmul.tiles"),
+           {product_candidate<refuse_fresh, make_fresh>("cpu.matmul.fresh"),
+            product_candidate<refuse_tiles, make_tiles>("cpu.matmul.tiles"),
             product_candidate<refuse_onednn, make_onednn>("cpu.matmul.onednn"),
             product_candidate<refuse_widened, make_widened>("cpu.matmul.widened")}}};
 }

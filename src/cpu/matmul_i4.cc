@@ -1,5 +1,5 @@
 // matmul_i4 and dequantize_i4: group-wise int4 weights. Few rows are bound by reading the panels once, many by the byte products; both
-// go through the same panels, so a token decoded alone and one of a prefill get the same bits.
+// go through the same panels with the same bits, however many rows there are. (AMX prefills use matmul_w4, see passes/quantize.cc.)
 #include <algorithm>
 #include <cstring>
 
@@ -171,8 +171,11 @@ const std::vector<ProductMaker>& matmul_i4_makers() {
   return makers;
 }
 
+KernelRow matmul_w4_row();  // matmul_w4.cc
+
 std::vector<KernelRow> matmul_i4_rows() {
-  return {{"matmul_i4",
+  return {matmul_w4_row(),
+          {"matmul_i4",
            {product_candidate<refuse_vnni, make_vnni>("cpu.matmul_i4.vnni"), product_candidate<refuse_panels, make_avx2>("cpu.matmul_i4.avx2")}},
           {"dequantize_i4", {{"cpu.dequantize_i4", refuse_dequantize, prepare_dequantize}}}};
 }

@@ -1,8 +1,10 @@
-// matmul and matmul_i8 by AMX tiles (cpu/tiles.h), for more rows than the panels take. Constant weights are packed once; the
-// other operands at each run, by the thread that will use them or, where all threads need the same rows, by all of them together.
+// matmul, matmul_i8 and matmul_w4 by AMX tiles (cpu/tiles.h), for more rows than the panels take. Constant weights are packed once;
+// the other operands at each run, by the thread that will use them or, where all threads need the same rows, by all of them together.
+// int4 weights stay as the few-row kernels pack them (cpu/int4.h); a thread widens a piece of a panel whenever it comes to it.
 #include <algorithm>
 
 #include "base/error.h"
+#include "cpu/int4.h"
 #include "cpu/product.h"
 #include "cpu/tiles.h"
 
@@ -23,38 +25,46 @@ constexpr double kMinFlopsPerSlice = 4e6;
 
 class TileProduct final : public Product {
  public:
-  TileProduct(const ProductRequest& r, const MatmulProblem& p, TileKind kind, int weight)
-      : problem_(p), shape_(kind, p.k, p.n), weight_(weight), c_dtype_(r.out.dtype), tiles_(r.takes_sums) {
+  // weight: which operand. int4: and its scales follow.
+  TileProduct(const ProductRequest& r, const MatmulProblem& p, TileKind kind, int weight, bool int4 = false)
+      : problem_(p), shape_(kind, p.k, p.n), int4_{.n = p.n, .groups = int4 ? p.k / 32 : 0}, weight_(weight), c_dtype_(r.out.dtype),
+        tiles_(r.takes_sums) {
     blocks_ = (p.m + kTileBlock - 1) / kTileBlock;
     absorbed.assign(r.in.size(), false);
-    if (const Tensor* w = r.constants[static_cast<std::size_t>(weight)]) {
+    if (int4) {
+      weights_ = shared_i4_panels(int4_, *r.constants[1], *r.constants[2]);
+      packed_bytes = int4_.bytes();
+      absorbed = {false, true, true};
+    } else if (const Tensor* w = r.constants[static_cast<std::size_t>(weight)]) {
       weights_ = shared_tile_panels(shape_, *w, b_source(w->raw()));
       packed_bytes = shape_.bytes();
       absorbed[static_cast<std::size_t>(weight)] = true;
     }
     const double work = p.flops() * (kind == TileKind::f32 ? 6 : 1);
     const auto parts = std::clamp<std::int64_t>(static_cast<std::int64_t>(work / kMinFlopsPerSlice), 1, r.threads);
-    by_rows_ = parts == 1 || blocks_ >= kBlocksToSplitRows * parts || shape_.panels < parts;
+    by_rows_ = parts == 1 || shape_.panels < parts || (!int4 && blocks_ >= kBlocksToSplitRows * parts);
     slices = static_cast<int>(std::min(parts, by_rows_ ? blocks_ : shape_.panels));
     leaves_sums = tiles_;
 
     const std::int64_t most_blocks = by_rows_ ? (blocks_ + slices - 1) / slices : blocks_;
-    group_ = tile_row_blocks(shape_, most_blocks);
+    const std::int64_t pass = int4 ? tile_fill_steps(shape_) : tile_k_steps(shape_);
+    group_ = tile_row_blocks(shape_, most_blocks, pass);
     const auto panel_bytes = static_cast<std::uint64_t>(shape_.panel_bytes());
     const std::int64_t panels = by_rows_ ? shape_.panels : (shape_.panels + slices - 1) / slices;
     in_place_ = tiles_in_place(shape_, a_source(nullptr));
     a_bytes_ = in_place_ ? 0 : panel_bytes * static_cast<std::uint64_t>(by_rows_ ? group_ : blocks_);
-    partial_bytes_ = static_cast<std::uint64_t>(tile_partial_floats(shape_, group_, panels)) * 4;
+    partial_bytes_ = static_cast<std::uint64_t>(tile_partial_floats(shape_, group_, panels, pass)) * 4;
+    fill_bytes_ = int4 ? tile_fill_bytes(shape_) : 0;
     b_bytes_ = weights_ ? 0 : shape_.bytes();
     scratch_bytes = b_bytes_ + a_bytes_ * static_cast<std::uint64_t>(by_rows_ ? slices : 1) +
-                    partial_bytes_ * static_cast<std::uint64_t>(slices);
+                    (partial_bytes_ + fill_bytes_) * static_cast<std::uint64_t>(slices);
     detail =
         fmt::format("AMX {}, {} panels of {} columns{}{}{}",
                     kind == TileKind::f32    ? "3 x bf16"
                     : kind == TileKind::bf16 ? "bf16"
                                              : "int8",
                     shape_.panels, kTileBlock, slices > 1 ? fmt::format(", {} split in {}", by_rows_ ? "m" : "n", slices) : "",
-                    in_place_ ? ", a in place" : "", weights_ ? ", weights packed" : ", b packed at each run");
+                    in_place_ ? ", a in place" : "", int4 ? ", int4 weights widened on the way" : weights_ ? ", weights packed" : ", b packed at each run");
   }
 
   void run(const void* const* in, void* c, void* scratch, ThreadPool& pool, Epilogue epilogue,
@@ -121,10 +131,16 @@ class TileProduct final : public Product {
     const bool i8 = shape_.kind == TileKind::i8;
     std::byte* const rows = rows_at(j, i);
     std::byte* const parked = j.space + b_bytes_ + a_bytes_ * static_cast<std::uint64_t>(by_rows_ ? slices : 1) +
-                              partial_bytes_ * static_cast<std::uint64_t>(i);
+                              (partial_bytes_ + fill_bytes_) * static_cast<std::uint64_t>(i);
+    struct Int4 {
+      const I4Shape* shape;
+      const std::byte* panels;
+    } const int4{&int4_, j.b};
     TileRun run{.shape = &shape_,
                 .a = {},
-                .b = j.b,
+                .b = fill_bytes_ ? reinterpret_cast<const std::byte*>(&int4) : j.b,
+                .fill = nullptr,
+                .filled = parked + partial_bytes_,
                 .m = problem_.m,
                 .block_begin = 0,
                 .block_end = 0,
@@ -138,6 +154,12 @@ class TileProduct final : public Product {
                 .epilogue = j.epilogue,
                 .context = j.context,
                 .slice = i};
+    if (fill_bytes_)
+      run.fill = [](const void* source, std::int64_t panel, std::int64_t from, std::int64_t steps, std::byte* to) {
+        const auto& s = *static_cast<const Int4*>(source);
+        const auto* at = reinterpret_cast<const std::uint8_t*>(s.panels) + panel * s.shape->panel_bytes() + from * kI4GroupBytes;
+        i4_to_tiles(at, steps, to);
+      };
     const std::int64_t begin = by_rows_ ? blocks_ * i / slices : 0, end = by_rows_ ? blocks_ * (i + 1) / slices : blocks_;
     for (std::int64_t block = begin; block < end; block += group_) {
       run.block_begin = block;
@@ -154,12 +176,13 @@ class TileProduct final : public Product {
 
   MatmulProblem problem_;
   TileShape shape_;
+  I4Shape int4_;  // no groups: weights are no int4
   int weight_;
   DType c_dtype_;
   bool tiles_, by_rows_ = false, in_place_ = false;
   std::shared_ptr<void> weights_;
   std::int64_t blocks_ = 0, group_ = 1;  // blocks of rows; how many are packed at a time
-  std::uint64_t a_bytes_ = 0, b_bytes_ = 0, partial_bytes_ = 0;
+  std::uint64_t a_bytes_ = 0, b_bytes_ = 0, partial_bytes_ = 0, fill_bytes_ = 0;
 };
 
 std::string refuse_shape(const MatmulProblem& p, DType c) {
@@ -195,6 +218,15 @@ std::unique_ptr<Product> make_tiles(const ProductRequest& r) {
 std::string refuse_tiles_i8(const ProductRequest& r) { return refuse_shape(matmul_i8_problem(r), r.out.dtype); }
 std::unique_ptr<Product> make_tiles_i8(const ProductRequest& r) {
   return std::make_unique<TileProduct>(r, matmul_i8_problem(r), TileKind::i8, 2);
+}
+
+std::string refuse_tiles_w4(const ProductRequest& r) {
+  if (r.in[0].dtype != DType::bf16) return fmt::format("made for bf16, not {}", name(r.in[0].dtype));
+  if (!r.constants[1] || !r.constants[2]) return "the weights are not known at compile time";
+  return refuse_shape(matmul_w4_problem(r), r.out.dtype);
+}
+std::unique_ptr<Product> make_tiles_w4(const ProductRequest& r) {
+  return std::make_unique<TileProduct>(r, matmul_w4_problem(r), TileKind::bf16, 1, true);
 }
 
 }  // namespace rhetor

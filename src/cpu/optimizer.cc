@@ -1,8 +1,9 @@
 // Optimiser updates, one fused pass over the parameters.
 //   adamw: m = b1 m + (1-b1) d, v = b2 v + (1-b2) d d, d = g g_scale; p -= lr (m / c1 / (sqrt(v / c2) + eps) + decay p)
-//          memory-bound: 4 reads, 3 writes.     sgd: p -= lr g_scale g; 2 reads, 1 write.
+//          (nothing changes if `apply` is false); memory-bound: 4 reads, 3 writes.     sgd: p -= lr g_scale g; 2 reads, 1 write.
 // sum_squares: memory-bound, 1 read; summed in a fixed number of parts, so that it does not depend on the threads.
 #include <cmath>
+#include <cstring>
 
 #include "cpu/families.h"
 #include "cpu/kernel_util.h"
@@ -107,10 +108,17 @@ struct Params {
   std::int64_t elements = 0;
   DType dtype = DType::f32;   // of g (adamw, sgd) or x
   double options[4] = {};     // beta1, beta2, eps, weight_decay
+  bool has_apply = false;
 };
 
 void run_adamw(const void* opaque, const KernelArgs& args) {
   const auto& p = *static_cast<const Params*>(opaque);
+  if (p.has_apply && !*static_cast<const std::uint8_t*>(args.in[7])) {
+    constexpr int from[] = {0, 2, 3};
+    for (int k = 0; k < 3; ++k)
+      if (args.out[k] != args.in[from[k]]) std::memcpy(args.out[k], args.in[from[k]], static_cast<std::size_t>(p.elements) * 4);
+    return;
+  }
   HWY_DYNAMIC_DISPATCH(run_adamw_all)(p.options, p.dtype, p.elements, args);
 }
 void run_sgd(const void* opaque, const KernelArgs& args) {
@@ -143,6 +151,7 @@ Kernel prepare_adamw(const KernelRequest& request) {
   const Attrs& a = request.node.attrs;
   const double options[4] = {a.f("beta1"), a.f("beta2"), a.f("eps"), a.f("weight_decay")};
   std::copy(options, options + 4, p->options);
+  p->has_apply = present(request, 7);
   return {.run = run_adamw, .params = p};
 }
 Kernel prepare_sgd(const KernelRequest& request) { return {.run = run_sgd, .params = params_of(request, 1)}; }

@@ -42,16 +42,24 @@ struct ProductMaker {
   std::string (*refuse)(const ProductRequest&);
   std::unique_ptr<Product> (*make)(const ProductRequest&);
 };
-// matmul.cc, matmul_i8.cc, matmul_i4.cc: best first.
+// matmul.cc, matmul_i8.cc, matmul_i4.cc, matmul_w4.cc: best first.
 const std::vector<ProductMaker>& matmul_makers();
 const std::vector<ProductMaker>& matmul_i8_makers();
 const std::vector<ProductMaker>& matmul_i4_makers();
+const std::vector<ProductMaker>& matmul_w4_makers();
 
-// matmul_tiles.cc, for the two lists above.
+// matmul_tiles.cc, for the lists above.
 std::string refuse_tiles(const ProductRequest& request);
 std::string refuse_tiles_i8(const ProductRequest& request);
+std::string refuse_tiles_w4(const ProductRequest& request);
 std::unique_ptr<Product> make_tiles(const ProductRequest& request);
 std::unique_ptr<Product> make_tiles_i8(const ProductRequest& request);
+std::unique_ptr<Product> make_tiles_w4(const ProductRequest& request);
+// matmul_w4.cc: matmul_w4 as c[m, n] = sum_k x[m, k] w[n, k] in bf16.
+MatmulProblem matmul_w4_problem(const ProductRequest& request);
+// matmul_fresh.cc: both operands change at every run.
+std::string refuse_fresh(const ProductRequest& request);
+std::unique_ptr<Product> make_fresh(const ProductRequest& request);
 // matmul_i8.cc: matmul_i8 as c[m, n] = sum_k x[m, k] w[n, k], before scaling.
 MatmulProblem matmul_i8_problem(const ProductRequest& request);
 

@@ -35,7 +35,7 @@ constexpr Entry kTable[] = {
     {"silu", Code::silu, false},        {"floor", Code::floor, false},    {"round", Code::round, false},
     {"is_finite", Code::is_finite, false}, {"logical_not", Code::logical_not, true},
     {"add", Code::add, true},           {"sub", Code::sub, true},         {"mul", Code::mul, true},
-    {"div", Code::div, true},          {"pow", Code::pow, false},        {"maximum", Code::maximum, true},
+    {"div", Code::div, true},          {"pow", Code::pow, false},        {"gelu_tanh_grad", Code::gelu_tanh_grad, false}, {"maximum", Code::maximum, true},
     {"minimum", Code::minimum, true},   {"equal", Code::equal, true},     {"less", Code::less, true},
     {"less_equal", Code::less_equal, true}, {"logical_and", Code::logical_and, true},
     {"logical_or", Code::logical_or, true}, {"where", Code::where, true},

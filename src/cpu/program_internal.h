@@ -19,7 +19,7 @@ enum class Code : std::uint8_t {
   load, store, convert, dropout,
   neg, abs, sign, exp, log, sqrt, rsqrt, reciprocal, square, sin, cos, tanh, erf, sigmoid, relu, gelu, gelu_tanh, silu, floor, round,
   is_finite, logical_not,
-  add, sub, mul, div, pow, maximum, minimum, equal, less, less_equal, logical_and, logical_or,
+  add, sub, mul, div, pow, gelu_tanh_grad, maximum, minimum, equal, less, less_equal, logical_and, logical_or,
   where,
 };
 

@@ -79,6 +79,7 @@ void step_f32(const Instr& s, const void* a, const void* b, void* dst, std::int6
     // The hardware's max and min return their second operand when either is NaN.
     case Code::maximum: return map2(a, b, dst, n, [](VF x, VF y) { return keep_nan(x, hn::Max(x, y)); });
     case Code::minimum: return map2(a, b, dst, n, [](VF x, VF y) { return keep_nan(x, hn::Min(x, y)); });
+    case Code::gelu_tanh_grad: return map2(a, b, dst, n, [](VF x, VF y) { return hn::Mul(x, vgelu_tanh_slope(y)); });
     case Code::pow:
       for (std::int64_t i = 0; i < n; ++i)
         static_cast<float*>(dst)[i] = std::pow(static_cast<const float*>(a)[i], static_cast<const float*>(b)[i]);
@@ -184,6 +185,12 @@ void step_scalar(const Instr& s, const void* a, const void* b, void* dst, std::i
       case Code::round: return each<T>(a, b, dst, n, [](T x, T) { return std::nearbyint(x); });
       case Code::is_finite: return each<T>(a, b, dst, n, [](T x, T) { return Bool(std::isfinite(x)); });
       case Code::pow: return each<T>(a, b, dst, n, [](T x, T y) { return std::pow(x, y); });
+      case Code::gelu_tanh_grad:
+        return each<T>(a, b, dst, n, [](T x, T y) {
+          constexpr T k = T(0.7978845608028654), c = T(0.044715);
+          const T t = std::tanh(k * (y + c * y * y * y));
+          return x * (T(0.5) * (1 + t) + T(0.5) * y * (1 - t * t) * k * (1 + 3 * c * y * y));
+        });
       default: break;
     }
   }

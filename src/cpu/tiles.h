@@ -53,7 +53,8 @@ std::shared_ptr<void> shared_tile_panels(const TileShape& shape, const Tensor& w
 // Steps of k that one pass over a block takes, so that a block of rows stays in the second-level cache; and how many blocks of
 // rows.
 std::int64_t tile_k_steps(const TileShape& shape);
-std::int64_t tile_row_blocks(const TileShape& shape, std::int64_t blocks);
+// pass: steps of k a pass.
+std::int64_t tile_row_blocks(const TileShape& shape, std::int64_t blocks, std::int64_t pass);
 
 // Where the tiles of a lie, in bytes: packed, or where they are if rows are whole lines of the cache.
 struct TileRows {
@@ -66,11 +67,19 @@ TileRows packed_tile_rows(const TileShape& shape, const std::byte* data);
 bool tiles_in_place(const TileShape& shape, const TileSource& a);
 TileRows tile_rows_in_place(const TileShape& shape, const TileSource& a, std::int64_t block);
 
+// Makes steps [from, from + steps) of a panel of b when they are needed, for weights stored in fewer bytes.
+using TileFill = void (*)(const void* source, std::int64_t panel, std::int64_t from, std::int64_t steps, std::byte* to);
+// Bytes of room that a thread's fills need, and the steps of k of one pass then.
+std::int64_t tile_fill_steps(const TileShape& shape);
+std::uint64_t tile_fill_bytes(const TileShape& shape);
+
 // One thread's share: some blocks of rows times some panels.
 struct TileRun {
   const TileShape* shape;
   TileRows a;
-  const std::byte* b;  // packed, panel 0
+  const std::byte* b;  // packed, panel 0; with `fill`: its source
+  TileFill fill = nullptr;
+  std::byte* filled = nullptr;
   std::int64_t m;      // rows of the whole product
   std::int64_t block_begin, block_end, panel_begin, panel_end;
   float* partial;  // sums between passes over k: tile_partial_floats(), or null if one pass is enough
@@ -81,7 +90,7 @@ struct TileRun {
   const void* context;
   int slice;
 };
-std::int64_t tile_partial_floats(const TileShape& shape, std::int64_t blocks, std::int64_t panels);
+std::int64_t tile_partial_floats(const TileShape& shape, std::int64_t blocks, std::int64_t panels, std::int64_t pass);
 // REQUIRES: cpu_isa() == Isa::amx.
 void run_tiles(const TileRun& run);
 

@@ -2,6 +2,7 @@
 // threads that share rows or columns. Skipped, by refusal, where there is no AMX.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -142,6 +143,32 @@ TEST(Tiles, FusedAgreesWithTheOracle) {
           EXPECT_TRUE(contains(ran, "cpu.fused_matmul.tiles"));
         }
       }
+}
+
+// int4 weights that become tiles on the way, with an epilogue: several passes over k, ragged edges, the wide and the narrow result.
+TEST(Tiles, FusedInt4AgreesWithTheOracle) {
+  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{48, 96, 70}, {70, 1632, 45}, {33, 32, 32}})
+    for (const bool narrow : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} x {} x {}{}", m, k, n, narrow ? " to bf16" : ""));
+      Tensor scale = random_tensor({DType::f16, {n, k / 32}}, 3), q(DType::u8, {n, k / 2});
+      Rng rng(5, 1);
+      for (std::int64_t i = 0; i < q.elements(); ++i) q.set(i, static_cast<double>(rng.below(256)));
+      const std::vector<Tensor> tensors = {random_tensor({DType::bf16, {m, k}}, 1), q, scale, random_tensor({DType::f32, {n}}, 2)};
+      Graph g, body;
+      std::vector<Value> in, outer;
+      for (std::size_t i = 0; i < tensors.size(); ++i) {
+        in.push_back(body.input(std::to_string(i), tensors[i].type()));
+        outer.push_back(g.input(std::to_string(i), tensors[i].type()));
+      }
+      const Value sum = gelu(add(matmul_w4(in[0], in[1], in[2]), broadcast_to(in[3], Shape{m, n})));
+      body.output("0", narrow ? cast(sum, DType::bf16) : sum);
+      g.output("0", fused(g, outer, std::make_shared<const Graph>(std::move(body)), "matmul_w4")[0]);
+      const auto ran = check_all(Prepared(std::move(g), tensors));
+      EXPECT_TRUE(contains(ran, "cpu.fused_matmul_w4.widening"));
+      if (cpu_isa() >= Isa::amx) {
+        EXPECT_TRUE(contains(ran, "cpu.fused_matmul_w4.tiles"));
+      }
+    }
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ namespace rhetor {
 // All tokens of a corpus, each document followed by <|endoftext|>, split into training and validation parts by document: shuffled
 // documents are taken while they fit into `validation_fraction` of the tokens. If none fits (one document, or large ones only) the end
 // of the longest is cut off instead. The text is trusted: special tokens in it ("<|user|>") are encoded as such, so that chat
-// documents may be written in plain text; text of a third party that could forge turns belongs into "messages" records, whose contents
-// render_chat neutralises.
+// documents may be written in plain text; text of a third party that could forge turns belongs into "messages" records, whose contents are
+// neutralised (data/chat_template.h).
 struct TokenSet {
   std::vector<TokenId> train, validation;
   std::vector<std::int64_t> train_documents, validation_documents;   // start offsets
@@ -68,6 +68,25 @@ struct MlmOptions {
   bool pairs = true;          // false: one segment, [CLS] a [SEP] (Liu et al. 2019, RoBERTa)
   bool whole_words = false;   // the tokens of a word are targets together, and masked, replaced or left together
 };
+// Of a row of `seq` places at most so many are targets, whatever its words are.
+std::int64_t most_predictions(std::int64_t seq, bool pairs);
+// Where the targets [B,S] are, and what: both [B,P], rows filled up with place 0 and target -100.
+struct MaskedPlaces {
+  Tensor positions, targets;
+};
+MaskedPlaces masked_places(const Tensor& targets, std::int64_t predictions);
+// The rows of a batch without their padding, one after the other: see models/bert.cc for the inputs. T tokens, N texts, S places.
+struct FlatMlmShape {
+  std::int64_t texts = 0, seq = 0, tokens = 0;
+  std::int64_t predictions() const { return tokens * 15 / 100 + (2 * texts + 4) / 5 + 1; }   // at most, however T is cut into texts
+};
+struct FlatMlmBatch {
+  Tensor tokens, segments, positions, token_places;   // i32 [T]
+  Tensor place_tokens;                                // i32 [N,S]
+  Tensor lengths, first_tokens, next_sentence;        // i32 [N]
+  Tensor masked_positions, targets;                   // i32 [P]
+  std::int64_t used = 0;                              // tokens that are none of padding
+};
 MlmBatch empty_mlm_batch(std::int64_t batch, std::int64_t seq);
 MlmBatch mlm_batch(const std::vector<TokenId>& tokens, const std::vector<std::int64_t>& documents, const Tokenizer& tokenizer,
                    std::int64_t batch, std::int64_t seq, std::uint64_t seed, std::uint64_t index, int rank = 0, int ranks = 1);
@@ -76,7 +95,9 @@ class MlmRows {
  public:
   // Fails if the tokenizer lacks a special token, the text is empty or seq below 8.
   MlmRows(TokenView tokens, const Tokenizer& tokenizer, std::int64_t seq, std::uint64_t seed, MlmOptions options = {});
-  void make(std::uint64_t number, std::int64_t row, MlmBatch& out) const;
+  // At most `room` tokens, 0 = the sequence. REQUIRES: room is 0 or at least kLeastRoom.
+  static constexpr std::int64_t kLeastRoom = 8;
+  void make(std::uint64_t number, std::int64_t row, MlmBatch& out, std::int64_t room = 0) const;
 
  private:
   struct Ids { TokenId cls, sep, mask, pad; };
@@ -96,6 +117,11 @@ class MlmRows {
   std::optional<WordTable> words_;
 };
 
+// `parts` micro-batches in a row: part p takes tokens from text p * N on, made by make(text, row of the batch, room), until T are full
+// or there are N texts. The last text is as long as there is room.
+FlatMlmBatch flat_mlm_batch(const FlatMlmShape& shape, std::int64_t parts, TokenId pad,
+                            const std::function<void(std::int64_t text, std::int64_t row, std::int64_t room, MlmBatch& out)>& make);
+
 // Threads that prepare batches ahead while the trainer computes; next() returns them in order, whatever their number. `make(index)` must be
 // pure, and thread-safe with more than one worker.
 template <class Batch>
@@ -109,14 +135,6 @@ class Prefetcher {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// The one chat format: "<|system|>...<|end|><|user|>...<|end|><|assistant|>...<|end|>".
-struct ChatMessage { std::string role, content; };
-// `open_answer` appends "<|assistant|>" for the model to continue. Roles other than system, user and assistant fail; special-token text inside
-// content is neutralised so that a user cannot forge a turn.
-std::string render_chat(const std::vector<ChatMessage>& messages, bool open_answer);
-// "<|name|>" in a text becomes "< |name|>": still readable, but no longer a special token. Other uses of "<|" stay.
-std::string neutralised(std::string_view content);
 
 }  // namespace rhetor
 

@@ -41,10 +41,12 @@ Blend::Blend(const std::vector<double>& weights) {
   blocks_.emplace_back(weights_.size(), 0);
 }
 
-double Blend::share(int source) const { return static_cast<double>(weights_[static_cast<std::size_t>(source)]) / static_cast<double>(kOne); }
+double Blend::share(int source) const {
+  return static_cast<double>(weights_[static_cast<std::size_t>(source)]) / static_cast<double>(kOne);
+}
 
-// The source of sample i, given how many each has given before. Among those that are owed at least 1 / (2n - 2), the one whose next
-// sample would be late first.
+// The source of sample i, given how many each has given before. Among those that are owed at least 1 / (2n - 2), the one whose
+// next sample would be late first.
 int Blend::step(std::uint64_t i, std::vector<std::uint64_t>& given) const {
   const auto n = static_cast<Wide>(weights_.size());
   if (n == 1) {
@@ -57,7 +59,8 @@ int Blend::step(std::uint64_t i, std::vector<std::uint64_t>& given) const {
     const auto w = static_cast<Wide>(weights_[s]);
     const Wide owed = w * (i + 1) - static_cast<Wide>(given[s]) * kOne;   // in 2^-32 samples
     if ((2 * n - 2) * owed < static_cast<Wide>(kOne)) continue;
-    const Wide late = (2 * n - 3) * static_cast<Wide>(kOne) - (2 * n - 2) * owed;   // (1 - 1/(2n-2) - owed) * (2n-2), to be divided by w
+    const Wide late =
+        (2 * n - 3) * static_cast<Wide>(kOne) - (2 * n - 2) * owed;  // (1 - 1/(2n-2) - owed) * (2n-2), to be divided by w
     if (best < 0 || late * best_weight < best_late * w) {
       best = static_cast<int>(s);
       best_late = late;

@@ -9,9 +9,9 @@
 
 namespace rhetor {
 
-// Sample i of the blend is a pure function of the weights and i. After any number n of samples, source s has given n * w_s of them,
-// give or take less than one (w: the weights, scaled to the sum 1): Tijdeman's rule for the chairman assignment problem, "The
-// chairman assignment problem", Discrete Mathematics 32 (1980).
+// Sample i of the blend is a pure function of the weights and i. After any number n of samples, source s has given n * w_s of
+// them, give or take less than one (w: the weights, scaled to the sum 1): Tijdeman's rule for the chairman assignment problem,
+// "The chairman assignment problem", Discrete Mathematics 32 (1980).
 class Blend {
  public:
   // REQUIRES: at least one weight; all of them positive and finite.

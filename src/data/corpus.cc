@@ -43,14 +43,18 @@ std::vector<std::filesystem::path> expanded(const std::vector<std::filesystem::p
       if (entry.is_regular_file(error) && !name.starts_with(".") && (name.ends_with(".txt") || is_jsonl(entry.path())))
         out.push_back(entry.path());
     }
-    if (out.size() == before) fail("the folder '{}' has no .txt or .jsonl file (nor .gz, .xz, .zst of one)", path.string());
+    if (out.size() == before) {
+      fail(
+          "the folder '{}' has no .txt or .jsonl file (nor .gz, .xz, .zst of one), and no tokens.json as a folder that `rhetor "
+          "data tokenize` has finished",
+          path.string());
+    }
     std::sort(out.begin() + static_cast<std::ptrdiff_t>(before), out.end());
   }
   if (out.empty()) fail("no text was given; name at least one file or folder");
   return out;
 }
 
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos; }
 
 }  // namespace
 
@@ -111,10 +115,11 @@ struct Corpus::Impl {
     std::string record;
     while (lines->next(piece)) {
       if (!piece.last)
-        fail("'{}' line {} is longer than the {} bytes a document may have", files[file].string(), lines->line(), options.max_document_bytes);
+        fail("'{}' line {} is longer than the {} bytes a document may have", files[file].string(), lines->line(),
+             options.max_document_bytes);
       if (is_blank(piece.text)) continue;
       record.assign(piece.text);
-      parse_record(record, options.text_field, files[file].string(), lines->line(), document);
+      parse_record(record, options, files[file].string(), lines->line(), document);
       return true;
     }
     return false;
@@ -144,7 +149,9 @@ struct Corpus::Impl {
 Corpus::Corpus(std::vector<std::filesystem::path> paths, CorpusOptions options) : impl_(std::make_unique<Impl>()) {
   impl_->files = expanded(paths);
   impl_->options = std::move(options);
-  if (impl_->options.max_document_bytes < 16) fail("max_document_bytes is {}, expected at least 16", impl_->options.max_document_bytes);
+  if (!impl_->options.chat_template) impl_->options.chat_template = default_chat_template(nullptr);
+  if (impl_->options.max_document_bytes < 16)
+    fail("max_document_bytes is {}, expected at least 16", impl_->options.max_document_bytes);
 }
 
 Corpus::~Corpus() = default;

@@ -3,26 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/error.h"
 #include "base/file.h"
+#include "base/test_util.h"
 #include "text/utf8.h"
 
 namespace rhetor {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using Documents = std::vector<std::string>;
 
-class CorpusTest : public testing::Test {
+class CorpusTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = std::filesystem::path(testing::TempDir()) / ("rhetor_corpus_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::filesystem::path write(const std::string& name, const std::string& content) {
     write_file_atomic(folder_ / name, content);
     return folder_ / name;
@@ -46,7 +39,8 @@ class CorpusTest : public testing::Test {
     }
     return "accepted";
   }
-  std::filesystem::path folder_;
+  testing::ScratchFolder scratch_;
+  const std::filesystem::path folder_ = scratch_.path();
 };
 
 TEST_F(CorpusTest, SplitsPlainTextAtSeparatorLines) {
@@ -60,11 +54,20 @@ TEST_F(CorpusTest, SplitsPlainTextAtSeparatorLines) {
 }
 
 TEST_F(CorpusTest, ReadsRecordsAndConversations) {
-  EXPECT_THAT(of("a.jsonl", "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"t\\u00e4o\", \"x\": {\"text\": \"no\"}, \"l\": [1, \"text\"]}\n"),
-              ElementsAre("one", "t\xC3\xA4o"));
+  EXPECT_THAT(
+      of("a.jsonl",
+         "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"t\\u00e4o\", \"x\": {\"text\": \"no\"}, \"l\": [1, \"text\"]}\n"),
+      ElementsAre("one", "t\xC3\xA4o"));
   EXPECT_THAT(of("a.jsonl", R"({"body": "b", "text": "t"})", {.text_field = "body"}), ElementsAre("b"));
-  EXPECT_THAT(of("a.jsonl", R"({"messages": [{"role": "user", "content": "hi <|end|>", "n": [{"role": "x"}]}, {"content": "yes", "role": "assistant"}]})"),
-              ElementsAre("<|user|>hi < |end|><|end|><|assistant|>yes<|end|>"));
+  EXPECT_THAT(
+      of("a.jsonl",
+         R"({"messages": [{"role": "user", "content": "hi <|end|>", "n": [{"role": "x"}]}, {"content": "yes", "role": "assistant"}]})"),
+      ElementsAre("<|user|>hi < |end|><|end|><|assistant|>yes<|end|>"));
+  CorpusOptions gemma;
+  gemma.chat_template = std::make_shared<const ChatTemplate>(chat_template("gemma"));
+  gemma.specials = {"<eos>"};
+  EXPECT_THAT(of("a.jsonl", R"({"messages": [{"role": "user", "content": "hi<eos>"}]})", gemma),
+              ElementsAre("<bos><start_of_turn>user\nhi< eos><end_of_turn>\n"));
   EXPECT_THAT(of("a.jsonl", "{\"text\": \"bad \xFF byte\"}"), ElementsAre("bad \xEF\xBF\xBD byte"));
 }
 

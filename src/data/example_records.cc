@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "data/corpus.h"
 
 namespace rhetor {
 namespace {
@@ -182,18 +183,14 @@ void read_records(const std::string& text, const std::string& file, bool lines, 
     for (const json& record : whole) read_record(record, fmt::format("'{}' record {}", file, ++number), kind, fields, out);
     return;
   }
-  std::uint64_t line = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    ++line;
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view row = std::string_view(text).substr(at, end - at);
-    at = end + 1;
-    if (row.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+  each_line(text, [&](std::string_view row, std::uint64_t line) {
+    if (is_blank(row)) return true;
     const json record = json::parse(row, nullptr, false);
     const std::string where = fmt::format("'{}' line {}", file, line);
     if (record.is_discarded()) fail("{}: not valid JSON; every line of a JSONL file is one object", where);
     read_record(record, where, kind, fields, out);
-  }
+    return true;
+  });
 }
 
 }  // namespace rhetor

@@ -15,21 +15,12 @@ namespace rhetor {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr std::size_t kMostBytes = std::size_t{1} << 31;  // of a file, unpacked
 
 std::string read_all(const fs::path& path) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) fail("'{}' is a folder; name the files with examples", path.string());
-  const auto reader = open_reader(path);
-  std::string out;
-  std::vector<char> buffer(1 << 20);
-  while (const std::size_t n = reader->read(buffer.data(), buffer.size())) {
-    if (out.size() + n > kMostBytes)
-      fail(ErrorKind::resource, "'{}' has more than {} bytes; split it", path.string(), kMostBytes);
-    out.append(buffer.data(), n);
-  }
+  std::string out = read_unpacked(path);
   if (out.find('\0') != std::string::npos) fail("'{}' is not text: it holds a NUL byte", path.string());
-  if (out.starts_with("\xef\xbb\xbf")) out.erase(0, 3);
   return out;
 }
 
@@ -111,17 +102,12 @@ void read_words(const std::string& text, const std::string& file, std::vector<Ex
     if (!e.words.empty()) out.push_back(std::move(e));
     e = {};
   };
-  std::uint64_t line = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    ++line;
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view row = std::string_view(text).substr(at, end - at);
-    at = end + 1;
-    const std::size_t begin = row.find_first_not_of(" \t\r");
-    if (begin == std::string_view::npos || row.starts_with("-DOCSTART-")) {
+  each_line(text, [&](std::string_view row, std::uint64_t line) {
+    if (is_blank(row) || row.starts_with("-DOCSTART-")) {
       finish();
-      continue;
+      return true;
     }
+    const std::size_t begin = row.find_first_not_of(" \t\r");
     const std::size_t word_end = std::min(row.find_first_of(" \t\r", begin), row.size());
     const std::size_t last = row.find_last_not_of(" \t\r");
     const std::size_t tag = row.find_last_of(" \t", last);
@@ -129,7 +115,8 @@ void read_words(const std::string& text, const std::string& file, std::vector<Ex
       fail("'{}' line {}: expected a word and its tag, found '{}'", file, line, row.substr(0, 60));
     e.words.emplace_back(row.substr(begin, word_end - begin));
     e.tags.emplace_back(row.substr(tag + 1, last - tag));
-  }
+    return true;
+  });
   finish();
 }
 

@@ -3,40 +3,27 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include "base/error.h"
 #include "base/file.h"
+#include "base/test_util.h"
 
 namespace rhetor {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
-class Examples : public testing::Test {
+class Examples : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / fmt::format("rhetor-examples-{}", ::getpid());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
   fs::path write(const std::string& name, const std::string& text) const {
     write_file_atomic(folder_ / name, text);
     return folder_ / name;
   }
   std::string error_of(const fs::path& file, std::string_view kind, const ExampleFields& fields = {}) const {
-    try {
-      read_examples({file}, kind, fields);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    return testing::error_of([&] { read_examples({file}, kind, fields); });
   }
-  fs::path folder_;
+  testing::ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 TEST_F(Examples, TablesWithAndWithoutHeading) {

@@ -35,7 +35,9 @@ class LineReader {
   bool started_ = false, ended_ = false;
 };
 
-// One JSON record with its text, see CorpusOptions. Fails naming `file` and `line`. `record` may be cleaned of invalid UTF-8.
-void parse_record(std::string& record, const std::string& text_field, const std::string& file, std::uint64_t line, std::string& document);
+// One JSON record with its text by `options`, whose chat template is not null. Fails naming `file` and `line`. `record` may be
+// cleaned of invalid UTF-8.
+void parse_record(std::string& record, const CorpusOptions& options, const std::string& file, std::uint64_t line,
+                  std::string& document);
 
 }  // namespace rhetor

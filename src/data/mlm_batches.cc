@@ -13,6 +13,10 @@ constexpr std::uint64_t kRowSalt = 0x6d6c6d726f7773;
 constexpr double kTargetFraction = 0.15;
 constexpr float kShortFraction = 0.1f;  // of the rows are shorter, as in fine-tuning (Devlin et al. 2019, appendix A.2)
 
+std::size_t wanted_targets(std::size_t tokens) {
+  return std::max<std::size_t>(1, static_cast<std::size_t>(kTargetFraction * static_cast<double>(tokens) + 0.5));
+}
+
 // A special token by our name or another's.
 TokenId named(const Tokenizer& tokenizer, const char* ours, const char* theirs) {
   const TokenId id = token_named(tokenizer, ours);
@@ -38,7 +42,7 @@ MlmRows::MlmRows(TokenView tokens, const Tokenizer& tokenizer, std::int64_t seq,
   if (options.whole_words) words_.emplace(tokenizer);
 }
 
-void MlmRows::make(std::uint64_t number, std::int64_t row, MlmBatch& out) const {
+void MlmRows::make(std::uint64_t number, std::int64_t row, MlmBatch& out, std::int64_t room) const {
   Rng rng(seed_ ^ kRowSalt, number);
   const std::uint64_t epoch = number / windows_;
   const std::uint64_t window = permuted(number % windows_, windows_, seed_, 2 * epoch);
@@ -48,6 +52,7 @@ void MlmRows::make(std::uint64_t number, std::int64_t row, MlmBatch& out) const 
 
   std::int64_t budget = budget_;   // [CLS] a [SEP] b [SEP]
   if (rng.uniform() < kShortFraction) budget = 2 + static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(budget - 1)));
+  if (room > 0) budget = std::min(budget, room - (seq_ - budget_));
   const Range document = usable(start);
   // Near its end a document gives less than the budget; then the row starts earlier.
   const std::int64_t length = std::min(budget, document.size());
@@ -130,7 +135,10 @@ void MlmRows::mask(std::span<std::int32_t> inputs, std::span<std::int32_t> targe
     else units.push_back({i, i + 1});
   }
   if (units.empty()) return;
-  const auto wanted = std::max<std::size_t>(1, static_cast<std::size_t>(kTargetFraction * static_cast<double>(tokens) + 0.5));
+  const std::size_t wanted = wanted_targets(tokens);
+  // No row has more targets than a full one is due: of a word longer than that the beginning is taken.
+  const auto most = static_cast<std::size_t>(most_predictions(seq_, options_.pairs));
+  for (Unit& unit : units) unit.end = std::min(unit.end, unit.begin + most);
   std::size_t masked = 0;
   for (std::size_t i = 0; i < units.size() && masked < wanted; ++i) {  // the beginning of a Fisher-Yates shuffle: a random subset
     std::swap(units[i], units[i + rng.below(units.size() - i)]);
@@ -153,6 +161,33 @@ TokenId MlmRows::random_token(Rng& rng, TokenId otherwise) const {
     if (!tokenizer_.is_special(id)) return id;
   }
   return otherwise;
+}
+
+std::int64_t most_predictions(std::int64_t seq, bool pairs) {
+  // A short row's first word may be longer than its share.
+  constexpr std::size_t kLongWord = 16;
+  return static_cast<std::int64_t>(std::max(kLongWord, wanted_targets(static_cast<std::size_t>(std::max<std::int64_t>(1, seq - (pairs ? 3 : 2))))));
+}
+
+MaskedPlaces masked_places(const Tensor& targets, std::int64_t predictions) {
+  const std::int64_t rows = targets.shape()[0], seq = targets.shape()[1];
+  const Type type{DType::i32, Shape{rows, predictions}};
+  MaskedPlaces out{Tensor(type), Tensor::uninitialized(type)};
+  const auto from = targets.data<std::int32_t>();
+  auto places = out.positions.data<std::int32_t>(), values = out.targets.data<std::int32_t>();
+  std::fill(values.begin(), values.end(), -100);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::int64_t n = 0;
+    for (std::int64_t i = 0; i < seq; ++i) {
+      const std::int32_t target = from[static_cast<std::size_t>(row * seq + i)];
+      if (target == -100) continue;
+      check(n < predictions, "a row has no more targets than most_predictions()");
+      const auto at = static_cast<std::size_t>(row * predictions + n++);
+      places[at] = static_cast<std::int32_t>(i);
+      values[at] = target;
+    }
+  }
+  return out;
 }
 
 MlmBatch empty_mlm_batch(std::int64_t batch, std::int64_t seq) {

@@ -32,8 +32,10 @@ Packing::Packing(const TokenView& tokens, std::int64_t seq, bool alone) : tokens
     bins = static_cast<std::int64_t>(pieces.size());
   } else {
     // Counting sort by length: by_length[n] are the pieces of n tokens. open[r]: sequences with room for r more.
-    std::vector<std::vector<std::int64_t>> by_length(static_cast<std::size_t>(seq_ + 1)), open(static_cast<std::size_t>(seq_ + 1));
-    for (std::size_t i = 0; i < pieces.size(); ++i) by_length[static_cast<std::size_t>(length_of(pieces[i]))].push_back(static_cast<std::int64_t>(i));
+    std::vector<std::vector<std::int64_t>> by_length(static_cast<std::size_t>(seq_ + 1)),
+        open(static_cast<std::size_t>(seq_ + 1));
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+      by_length[static_cast<std::size_t>(length_of(pieces[i]))].push_back(static_cast<std::int64_t>(i));
     std::set<std::int64_t> rooms;   // r with open[r] not empty
     for (std::int64_t length = seq_; length > 0; --length) {
       for (const std::int64_t i : by_length[static_cast<std::size_t>(length)]) {
@@ -62,11 +64,14 @@ Packing::Packing(const TokenView& tokens, std::int64_t seq, bool alone) : tokens
   std::partial_sum(first_.begin(), first_.end(), first_.begin());
   std::vector<std::int64_t> at(first_.begin(), first_.end());
   items_.resize(pieces.size());
-  for (std::size_t i = 0; i < pieces.size(); ++i) items_[static_cast<std::size_t>(at[static_cast<std::size_t>(bin[i])]++)] = pieces[i];
+  for (std::size_t i = 0; i < pieces.size(); ++i)
+    items_[static_cast<std::size_t>(at[static_cast<std::size_t>(bin[i])]++)] = pieces[i];
 }
 
 double Packing::filled() const {
-  return sequences() == 0 ? 0 : static_cast<double>(tokens_.tokens()) / (static_cast<double>(sequences()) * static_cast<double>(seq_));
+  return sequences() == 0
+             ? 0
+             : static_cast<double>(tokens_.tokens()) / (static_cast<double>(sequences()) * static_cast<double>(seq_));
 }
 
 std::vector<PackedPiece> Packing::sequence(std::int64_t i) const {

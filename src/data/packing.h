@@ -15,8 +15,8 @@ struct PackedPiece {
   bool last = false;   // the document ends with it
 };
 
-// Best-fit decreasing: the longest first, each into the fullest sequence that still has room. A document longer than a sequence is cut into
-// full ones and a rest. With `alone`, every piece has a sequence to itself.
+// Best-fit decreasing: the longest first, each into the fullest sequence that still has room. A document longer than a sequence
+// is cut into full ones and a rest. With `alone`, every piece has a sequence to itself.
 class Packing {
  public:
   Packing(const TokenView& tokens, std::int64_t seq, bool alone);

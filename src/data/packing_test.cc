@@ -89,7 +89,8 @@ TEST(Packing, EmptyDocumentsTakeNoRoom) {
 }
 
 TEST(WordTable, KnowsWhereWordsBegin) {
-  const auto t = train_byte_bpe([i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; }, {.vocab_size = 290});
+  const auto t = train_byte_bpe([i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; },
+                                {.vocab_size = 290});
   const WordTable table(*t);
   const auto starts = [&](const std::string& s) {
     std::string marked;
@@ -111,7 +112,8 @@ TEST(MlmRows, WholeWordsAreMaskedWhole) {
   Text text;
   for (int d = 0; d < 6; ++d) {
     text.starts.push_back(static_cast<std::int64_t>(text.tokens.size()));
-    for (const TokenId id : t->encode("harbours quietly welcome returning wooden fishing boats every evening, always")) text.tokens.push_back(id);
+    for (const TokenId id : t->encode("harbours quietly welcome returning wooden fishing boats every evening, always"))
+      text.tokens.push_back(id);
   }
   const WordTable table(*t);
   const TokenView view(text.tokens, text.starts);

@@ -67,8 +67,8 @@ struct Input {
   }
   std::uint64_t offset() const { return base + begin; }
   [[noreturn]] void truncated() const {
-    fail("'{}' ends at byte {} in the middle of its {} data; the file is truncated, copy or download it again", file->name(), offset(),
-         format);
+    fail("'{}' ends at byte {} in the middle of its {} data; the file is truncated, copy or download it again", file->name(),
+         offset(), format);
   }
   [[noreturn]] void damaged(const std::string& why) const {
     fail("'{}' is damaged near byte {} of its {} data ({}); copy or download it again", file->name(), offset(), format, why);
@@ -139,7 +139,8 @@ class XzReader final : public ByteReader {
       if (status == LZMA_MEM_ERROR) throw std::bad_alloc();
       if (status == LZMA_BUF_ERROR) in_.truncated();
       if (status == LZMA_MEMLIMIT_ERROR)
-        fail(ErrorKind::resource, "'{}' asks for more than {} MB to unpack; repack it with 'xz -9' or less", in_.file->name(), kXzMemory >> 20);
+        fail(ErrorKind::resource, "'{}' asks for more than {} MB to unpack; repack it with 'xz -9' or less", in_.file->name(),
+             kXzMemory >> 20);
       in_.damaged(status == LZMA_FORMAT_ERROR   ? "no xz stream here"
                   : status == LZMA_OPTIONS_ERROR ? "unknown options"
                                                  : "the data or its checksum is wrong");
@@ -204,6 +205,18 @@ std::unique_ptr<ByteReader> open_reader(const std::filesystem::path& path) {
   const bool skippable = got >= 4 && (magic[0] & 0xF0) == 0x50 && magic[1] == 0x2A && magic[2] == 0x4D && magic[3] == 0x18;
   if (starts({0x28, 0xB5, 0x2F, 0xFD}) || skippable) return std::make_unique<ZstdReader>(std::move(file));
   return file;
+}
+
+std::string read_unpacked(const std::filesystem::path& path, std::size_t limit) {
+  const auto reader = open_reader(path);
+  std::string out;
+  std::vector<char> buffer(kChunk);
+  while (const std::size_t n = reader->read(buffer.data(), buffer.size())) {
+    if (out.size() + n > limit) fail(ErrorKind::resource, "'{}' has more than {} bytes; split it", path.string(), limit);
+    out.append(buffer.data(), n);
+  }
+  if (out.starts_with("\xef\xbb\xbf")) out.erase(0, 3);
+  return out;
 }
 
 }  // namespace rhetor

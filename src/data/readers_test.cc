@@ -14,10 +14,10 @@
 namespace rhetor {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 std::filesystem::path file_with(const std::string& name, const std::string& content) {
-  const auto path = std::filesystem::path(testing::TempDir()) / ("rhetor_readers_" + name);
+  const auto path = std::filesystem::path(::testing::TempDir()) / ("rhetor_readers_" + name);
   std::ofstream(path, std::ios::binary) << content;  // no flush to the disk: hundreds of files
   return path;
 }
@@ -137,7 +137,7 @@ TEST(Readers, FindFlippedBits) {
 }
 
 TEST(Readers, RefuseWhatIsNoFile) {
-  EXPECT_THROW(open_reader(std::filesystem::path(testing::TempDir())), Error);
+  EXPECT_THROW(open_reader(std::filesystem::path(::testing::TempDir())), Error);
   EXPECT_THROW(open_reader("/dev/null"), Error);
   try {
     open_reader("no/such/file.txt");

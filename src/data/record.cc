@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "data/batches.h"
+#include "data/corpus.h"
 #include "data/lines.h"
 #include "text/utf8.h"
 
@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 
 class RecordParser : public nlohmann::json_sax<Json> {
  public:
-  explicit RecordParser(const std::string& field) : field_(field) {}
+  explicit RecordParser(const CorpusOptions& options) : options_(options), field_(options.text_field) {}
 
   bool string(string_t& value) override {
     if (depth_ == 1 && key_ == field_) {
@@ -85,10 +85,11 @@ class RecordParser : public nlohmann::json_sax<Json> {
     if (!is_object_) {
       problem = "expected a JSON object";
     } else if (problem.empty() && has_messages_) {
-      document = render_chat(messages_, false);
+      document = options_.chat_template->render(messages_, false, options_.specials);
       return true;
     } else if (problem.empty() && !has_text_) {
-      problem = fmt::format("no field \"{}\" (fields there: {}); name the field that holds the text", field_, fields_.empty() ? "none" : fields_);
+      problem = fmt::format("no field \"{}\" (fields there: {}); name the field that holds the text", field_,
+                            fields_.empty() ? "none" : fields_);
     }
     if (!problem.empty()) return false;
     document = text_;
@@ -106,17 +107,20 @@ class RecordParser : public nlohmann::json_sax<Json> {
     if (in_messages_ && depth_ == 2) problem_ = "an entry of \"messages\" is not an object";
   }
 
+  const CorpusOptions& options_;
   const std::string& field_;
   std::string key_, text_, fields_, problem_;
   ChatMessage message_;
   std::vector<ChatMessage> messages_;
   std::size_t depth_ = 0, error_at_ = 0;
-  bool is_object_ = false, has_text_ = false, in_messages_ = false, has_messages_ = false, has_role_ = false, has_content_ = false;
+  bool is_object_ = false, has_text_ = false, in_messages_ = false, has_messages_ = false, has_role_ = false,
+       has_content_ = false;
 };
 
 }  // namespace
 
-void parse_record(std::string& record, const std::string& text_field, const std::string& file, std::uint64_t line, std::string& document) {
+void parse_record(std::string& record, const CorpusOptions& options, const std::string& file, std::uint64_t line,
+                  std::string& document) {
   const auto parse = [&](RecordParser& parser) { return Json::sax_parse(record.begin(), record.end(), &parser); };
   std::string problem;
   const auto finish = [&](const RecordParser& parser) {
@@ -127,15 +131,16 @@ void parse_record(std::string& record, const std::string& text_field, const std:
       throw;
     }
   };
-  RecordParser parser(text_field);
+  RecordParser parser(options);
   if (parse(parser)) return finish(parser);
   // JSON is UTF-8 by definition; a few broken characters in a large crawl are replaced rather than refused.
   if (utf8_valid_prefix(record) != record.size()) {
     record = utf8_cleaned(record);
-    RecordParser again(text_field);
+    RecordParser again(options);
     if (parse(again)) return finish(again);
   }
-  fail("'{}' line {}: not valid JSON near byte {} of the line; every line of a JSONL file is one object", file, line, parser.error_at());
+  fail("'{}' line {}: not valid JSON near byte {} of the line; every line of a JSONL file is one object", file, line,
+       parser.error_at());
 }
 
 }  // namespace rhetor

@@ -40,29 +40,33 @@ std::shared_ptr<const TokenShard> TokenShard::open(const std::filesystem::path& 
     fail("'{}' is damaged: {}; make the token folder again with `rhetor data tokenize`", path.string(), what);
   };
   Header header, expected;
-  if (bytes.size() < sizeof header) damaged(fmt::format("it has {} bytes, fewer than its header of {}", bytes.size(), sizeof header));
+  if (bytes.size() < sizeof header)
+    damaged(fmt::format("it has {} bytes, fewer than its header of {}", bytes.size(), sizeof header));
   std::memcpy(&header, bytes.data(), sizeof header);
   if (std::memcmp(header.magic, expected.magic, sizeof header.magic) != 0)
     fail("'{}' is no token shard: it does not begin with RHTOKENS", path.string());
   if (header.hash() != header.own) damaged("the checksum of its header is wrong");
   if (header.version != kVersion)
-    fail("'{}' is a token shard of version {}, this program reads version {}; make it again with `rhetor data tokenize`", path.string(),
-         header.version, kVersion);
-  if (header.token_bytes != 2 && header.token_bytes != 4) damaged(fmt::format("it has {} bytes a token, expected 2 or 4", header.token_bytes));
+    fail("'{}' is a token shard of version {}, this program reads version {}; make it again with `rhetor data tokenize`",
+         path.string(), header.version, kVersion);
+  if (header.token_bytes != 2 && header.token_bytes != 4)
+    damaged(fmt::format("it has {} bytes a token, expected 2 or 4", header.token_bytes));
   // What the file can hold bounds both counts before anything is multiplied.
   const std::uint64_t room = bytes.size() - sizeof header;
   const bool fits = header.tokens <= room / header.token_bytes && header.documents <= room / 8;
   const std::uint64_t ids = fits ? padded(header.tokens * header.token_bytes) : 0;
   if (!fits || ids + 8 * header.documents != room)
-    damaged(fmt::format("it has {} bytes, not what {} tokens of {} bytes and {} documents take", bytes.size(), header.tokens, header.token_bytes,
-                        header.documents));
+    damaged(fmt::format("it has {} bytes, not what {} tokens of {} bytes and {} documents take", bytes.size(), header.tokens,
+                        header.token_bytes, header.documents));
   shard->tokens_ = static_cast<std::int64_t>(header.tokens);
   shard->token_bytes_ = static_cast<int>(header.token_bytes);
   shard->tokenizer_hash_ = header.tokenizer_hash;
   shard->checksum_ = header.checksum;
-  shard->starts_ = {reinterpret_cast<const std::int64_t*>(bytes.data() + sizeof header + ids), static_cast<std::size_t>(header.documents)};
+  shard->starts_ = {reinterpret_cast<const std::int64_t*>(bytes.data() + sizeof header + ids),
+                    static_cast<std::size_t>(header.documents)};
   const auto& starts = shard->starts_;
-  if (header.documents == 0 ? header.tokens != 0 : starts[0] != 0 || starts.back() > shard->tokens_ || !std::is_sorted(starts.begin(), starts.end()))
+  if (header.documents == 0 ? header.tokens != 0
+                            : starts[0] != 0 || starts.back() > shard->tokens_ || !std::is_sorted(starts.begin(), starts.end()))
     damaged("its documents do not begin one after the other");
   return shard;
 }
@@ -70,9 +74,11 @@ std::shared_ptr<const TokenShard> TokenShard::open(const std::filesystem::path& 
 void TokenShard::verify() const {
   const auto content = file_->bytes().subspan(kHeader);
   std::uint64_t sum = 0;
-  for (std::size_t at = 0; at < content.size(); at += kPiece) sum = hash64(content.subspan(at, std::min(kPiece, content.size() - at)), sum);
+  for (std::size_t at = 0; at < content.size(); at += kPiece)
+    sum = hash64(content.subspan(at, std::min(kPiece, content.size() - at)), sum);
   if (sum != checksum_)
-    fail("'{}' is damaged: the checksum of its content is wrong; make the token folder again with `rhetor data tokenize`", path().string());
+    fail("'{}' is damaged: the checksum of its content is wrong; make the token folder again with `rhetor data tokenize`",
+         path().string());
 }
 
 TokenShardWriter::TokenShardWriter(std::filesystem::path path, int token_bytes, std::uint64_t tokenizer_hash)
@@ -118,7 +124,8 @@ void TokenShardWriter::put(const void* bytes, std::size_t size) {
 void TokenShardWriter::document(std::span<const TokenId> ids) {
   starts_.push_back(static_cast<std::uint64_t>(tokens_));
   for (const TokenId id : ids) {
-    if (id < 0 || (token_bytes_ == 2 && id > 0xFFFF)) fail("the token id {} does not fit into the {} bytes a token of '{}'", id, token_bytes_, path_.string());
+    if (id < 0 || (token_bytes_ == 2 && id > 0xFFFF))
+      fail("the token id {} does not fit into the {} bytes a token of '{}'", id, token_bytes_, path_.string());
     put(&id, static_cast<std::size_t>(token_bytes_));
   }
   tokens_ += static_cast<std::int64_t>(ids.size());

@@ -7,10 +7,8 @@
 //          16  u64      tokens, T
 //          24  u64      documents, D
 //          32  u64      hash of the tokenizer.json that made the ids (0 = not known)
-//          40  u64      checksum of everything from byte 64 on: XXH3-64 of pieces of 1 MiB, each seeded with the one before (the first with 0)
-//          48  u64      0
-//          56  u64      XXH3-64 of bytes 0 to 55
-//          64  T ids, then zeros up to a multiple of 8
+//          40  u64      checksum of everything from byte 64 on: XXH3-64 of pieces of 1 MiB, each seeded with the one before (the
+//          first with 0) 48  u64      0 56  u64      XXH3-64 of bytes 0 to 55 64  T ids, then zeros up to a multiple of 8
 //              D u64    the token each document begins with; the first is 0, they do not fall
 #pragma once
 
@@ -55,8 +53,8 @@ class TokenShard {
   std::span<const std::int64_t> starts_;
 };
 
-// Writes one shard as a stream; memory holds a piece of the tokens and the documents' beginnings. The file counts once finish() has
-// returned. Fails naming the file, or an id that `token_bytes` cannot hold.
+// Writes one shard as a stream; memory holds a piece of the tokens and the documents' beginnings. The file counts once finish()
+// has returned. Fails naming the file, or an id that `token_bytes` cannot hold.
 class TokenShardWriter {
  public:
   TokenShardWriter(std::filesystem::path path, int token_bytes, std::uint64_t tokenizer_hash);

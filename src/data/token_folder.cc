@@ -26,7 +26,11 @@ constexpr int kVersion = 1;
 class Part {
  public:
   Part(fs::path folder, std::string name, int token_bytes, std::uint64_t tokenizer_hash, std::int64_t shard_tokens)
-      : folder_(std::move(folder)), name_(std::move(name)), token_bytes_(token_bytes), tokenizer_hash_(tokenizer_hash), shard_tokens_(shard_tokens) {}
+      : folder_(std::move(folder)),
+        name_(std::move(name)),
+        token_bytes_(token_bytes),
+        tokenizer_hash_(tokenizer_hash),
+        shard_tokens_(shard_tokens) {}
 
   void document(std::span<const TokenId> ids) {
     if (!writer_) writer_.emplace(folder_ / fmt::format("{}-{:05}.tokens", name_, count_++), token_bytes_, tokenizer_hash_);
@@ -42,7 +46,10 @@ class Part {
     for (int i = 0; i < count_; ++i) {
       const std::string file = fmt::format("{}-{:05}.tokens", name_, i);
       const auto shard = TokenShard::open(folder_ / file);
-      out.push_back({{"file", file}, {"tokens", shard->tokens()}, {"documents", shard->documents()}, {"checksum", fmt::format("{:016x}", shard->checksum())}});
+      out.push_back({{"file", file},
+                     {"tokens", shard->tokens()},
+                     {"documents", shard->documents()},
+                     {"checksum", fmt::format("{:016x}", shard->checksum())}});
     }
     return out;
   }
@@ -67,7 +74,8 @@ class Draft {
     if (folder_.has_parent_path()) fs::create_directories(folder_.parent_path(), error);
     // What a killed run has left goes first.
     remove_stale_temporaries(folder_.has_parent_path() ? folder_.parent_path() : fs::path("."));
-    if (!fs::create_directory(draft_, error)) fail(ErrorKind::io, "cannot create the folder '{}': {}", draft_.string(), error.message());
+    if (!fs::create_directory(draft_, error))
+      fail(ErrorKind::io, "cannot create the folder '{}': {}", draft_.string(), error.message());
   }
   ~Draft() {
     std::error_code ignored;
@@ -89,17 +97,23 @@ class Draft {
   fs::path folder_, draft_;
 };
 
-std::vector<std::shared_ptr<const TokenShard>> open_shards(const fs::path& folder, const ordered_json& list, std::uint64_t tokenizer_hash) {
+std::vector<std::shared_ptr<const TokenShard>> open_shards(const fs::path& folder, const ordered_json& list,
+                                                           std::uint64_t tokenizer_hash) {
   std::vector<std::shared_ptr<const TokenShard>> out;
   for (const auto& entry : list) {
     const std::string file = entry.at("file").get<std::string>();
-    if (file.empty() || file.find('/') != std::string::npos) fail("'{}' lists a shard with the name '{}'; a plain file name was expected", (folder / kList).string(), file);
+    if (file.empty() || file.find('/') != std::string::npos)
+      fail("'{}' lists a shard with the name '{}'; a plain file name was expected", (folder / kList).string(), file);
     auto shard = TokenShard::open(folder / file);
-    if (shard->tokens() != entry.at("tokens").get<std::int64_t>() || fmt::format("{:016x}", shard->checksum()) != entry.at("checksum").get<std::string>())
-      fail("'{}' is not the shard that {} lists under that name; make the token folder again with `rhetor data tokenize`", shard->path().string(), kList);
+    if (shard->tokens() != entry.at("tokens").get<std::int64_t>() ||
+        fmt::format("{:016x}", shard->checksum()) != entry.at("checksum").get<std::string>())
+      fail("'{}' is not the shard that {} lists under that name; make the token folder again with `rhetor data tokenize`",
+           shard->path().string(), kList);
     if (shard->tokenizer_hash() != tokenizer_hash)
-      fail("'{}' was made with another tokenizer than the tokenizer.json beside it; make the token folder again with `rhetor data tokenize`",
-           shard->path().string());
+      fail(
+          "'{}' was made with another tokenizer than the tokenizer.json beside it; make the token folder again with `rhetor data "
+          "tokenize`",
+          shard->path().string());
     out.push_back(std::move(shard));
   }
   return out;
@@ -108,15 +122,20 @@ std::vector<std::shared_ptr<const TokenShard>> open_shards(const fs::path& folde
 }  // namespace
 
 TokenizeProgress tokenize_to_folder(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const fs::path& folder,
-                                    const TokenizeOptions& options, const std::function<void(const TokenizeProgress&)>& progress) {
-  if (!(options.validation >= 0 && options.validation < 1)) fail("the validation share is {}, expected 0 or more and below 1", options.validation);
-  Corpus corpus(files, options.corpus);
+                                    const TokenizeOptions& options,
+                                    const std::function<void(const TokenizeProgress&)>& progress) {
+  if (!(options.validation >= 0 && options.validation < 1))
+    fail("the validation share is {}, expected 0 or more and below 1", options.validation);
+  CorpusOptions as_trained = options.corpus;
+  as_trained.converse(tokenizer, options.corpus.chat_template);
+  Corpus corpus(files, as_trained);
   const fs::path target = fs::path(folder).lexically_normal();
   Draft draft(target.has_filename() ? target : target.parent_path());
   const std::string json = tokenizer.to_json();
   const std::uint64_t hash = hash64(json);
   const int token_bytes = tokenizer.vocab_size() <= 0x10000 ? 2 : 4;
-  Part train(draft.path(), "train", token_bytes, hash, options.shard_tokens), validation(draft.path(), "validation", token_bytes, hash, options.shard_tokens);
+  Part train(draft.path(), "train", token_bytes, hash, options.shard_tokens),
+      validation(draft.path(), "validation", token_bytes, hash, options.shard_tokens);
   const TokenId end = token_for(tokenizer, TokenRole::end_of_text);
   TokenizeProgress done;
   // One thread reads and unpacks while the others encode; an empty batch is the end.
@@ -134,7 +153,8 @@ TokenizeProgress tokenize_to_folder(const std::vector<fs::path>& files, const To
   for (std::vector<std::string> documents; !(documents = batches.next()).empty();) {
     for (auto& ids : encode_documents(documents, tokenizer)) {
       if (end >= 0) ids.push_back(end);
-      const bool held = to_uniform(random_u32(0, kValidationStream, static_cast<std::uint64_t>(done.documents))) < options.validation;
+      const bool held =
+          to_uniform(random_u32(0, kValidationStream, static_cast<std::uint64_t>(done.documents))) < options.validation;
       (held ? validation : train).document(ids);
       done.tokens += static_cast<std::int64_t>(ids.size());
       ++done.documents;
@@ -145,8 +165,15 @@ TokenizeProgress tokenize_to_folder(const std::vector<fs::path>& files, const To
   train.finish();
   validation.finish();
   write_file_atomic(draft.path() / "tokenizer.json", json);
-  const ordered_json list = {{"format", "rhetor-tokens"}, {"version", kVersion}, {"vocab", tokenizer.vocab_size()}, {"token_bytes", token_bytes},
-                             {"end_of_text", end}, {"source_bytes", done.bytes}, {"train", train.list()}, {"validation", validation.list()}};
+  if (options.corpus.chat_template) write_file_atomic(draft.path() / kChatTemplateFile, options.corpus.chat_template->to_json());
+  const ordered_json list = {{"format", "rhetor-tokens"},
+                             {"version", kVersion},
+                             {"vocab", tokenizer.vocab_size()},
+                             {"token_bytes", token_bytes},
+                             {"end_of_text", end},
+                             {"source_bytes", done.bytes},
+                             {"train", train.list()},
+                             {"validation", validation.list()}};
   write_file_atomic(draft.path() / kList, list.dump(1) + "\n");
   draft.keep();
   return done;
@@ -161,15 +188,19 @@ TokenFolder TokenFolder::open(const fs::path& path) {
   TokenFolder out;
   out.path = path;
   const fs::path file = path / kList;
-  if (!is_token_folder(path)) fail(ErrorKind::not_found, "'{}' is no token folder: it has no {}; make one with `rhetor data tokenize`", path.string(), kList);
+  if (!is_token_folder(path))
+    fail(ErrorKind::not_found, "'{}' is no token folder: it has no {}; make one with `rhetor data tokenize`", path.string(),
+         kList);
   const std::string text = read_file(file, 1 << 28), json = read_file(path / "tokenizer.json", 1 << 28);
   out.tokenizer = tokenizer_from_json(json, (path / "tokenizer.json").string());
+  out.chat_template = load_chat_template(path);
   out.hash = hash64(text, hash64(json));
   try {
     const ordered_json list = ordered_json::parse(text);
     const int version = list.at("version").get<int>();
     if (list.at("format") != "rhetor-tokens" || version != kVersion)
-      fail("'{}' is of version {}, this program reads version {}; make the token folder again with `rhetor data tokenize`", file.string(), version, kVersion);
+      fail("'{}' is of version {}, this program reads version {}; make the token folder again with `rhetor data tokenize`",
+           file.string(), version, kVersion);
     out.source_bytes = list.at("source_bytes").get<std::uint64_t>();
     out.train_shards = open_shards(path, list.at("train"), hash64(json));
     out.validation_shards = open_shards(path, list.at("validation"), hash64(json));

@@ -4,29 +4,23 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 
-#include "base/error.h"
+#include "base/file.h"
 #include "base/rng.h"
+#include "base/test_util.h"
 
 namespace rhetor {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::error_of;
 
 class TokenFolderTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    base_ = fs::path(testing::TempDir()) / ("rhetor_tokens_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(base_);
-    fs::create_directories(base_);
-  }
-  void TearDown() override { fs::remove_all(base_); }
-
   static TokenizerPtr tokenizer() {
-    static const TokenizerPtr instance =
-        train_byte_bpe([i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; }, {.vocab_size = 300});
+    static const TokenizerPtr instance = train_byte_bpe(
+        [i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; }, {.vocab_size = 300});
     return instance;
   }
   // 60 documents, the i-th of i + 1 lines.
@@ -43,21 +37,14 @@ class TokenFolderTest : public ::testing::Test {
     tokenize_to_folder({text()}, *tokenizer(), base_ / "tokens", options);
     return TokenFolder::open(base_ / "tokens");
   }
-  static std::string failure(const std::function<void()>& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no failure";
-  }
   // The file with one byte changed.
   static void damage(const fs::path& path, std::size_t at) {
     std::string bytes = read_file(path);
     bytes[at] = static_cast<char>(bytes[at] ^ 0x40);
     write_file_atomic(path, bytes);
   }
-  fs::path base_;
+  testing::ScratchFolder scratch_;
+  const fs::path base_ = scratch_.path();
 };
 
 TEST_F(TokenFolderTest, HoldsEveryDocumentOnce) {
@@ -97,8 +84,28 @@ TEST_F(TokenFolderTest, AViewIsARingOverShards) {
     const auto at = static_cast<std::int64_t>(rng.below(all.size()));
     std::vector<TokenId> got(1 + rng.below(2 * all.size()));
     view.copy(at, static_cast<std::int64_t>(got.size()), got.data());
-    for (std::size_t k = 0; k < got.size(); k += 1 + got.size() / 7) ASSERT_EQ(got[k], all[(static_cast<std::size_t>(at) + k) % all.size()]);
+    for (std::size_t k = 0; k < got.size(); k += 1 + got.size() / 7)
+      ASSERT_EQ(got[k], all[(static_cast<std::size_t>(at) + k) % all.size()]);
   }
+}
+
+TEST_F(TokenFolderTest, RemembersHowConversationsWereRendered) {
+  write_file_atomic(base_ / "chats.jsonl", R"({"messages": [{"role": "user", "content": "the boats <|end|>"}]})");
+  const auto text_of = [](const TokenFolder& folder) {
+    std::vector<TokenId> ids(static_cast<std::size_t>(folder.train.tokens()));
+    folder.train.copy(0, folder.train.tokens(), ids.data());
+    return tokenizer()->decode(ids, true);
+  };
+  TokenizeOptions options{.validation = 0};
+  tokenize_to_folder({base_ / "chats.jsonl"}, *tokenizer(), base_ / "usual", options);
+  EXPECT_EQ(TokenFolder::open(base_ / "usual").chat_template, nullptr);
+  EXPECT_EQ(text_of(TokenFolder::open(base_ / "usual")), "<|user|>the boats < |end|><|end|><|endoftext|>");
+  options.corpus.chat_template = std::make_shared<const ChatTemplate>(chat_template("gemma"));
+  tokenize_to_folder({base_ / "chats.jsonl"}, *tokenizer(), base_ / "gemma", options);
+  const TokenFolder folder = TokenFolder::open(base_ / "gemma");
+  ASSERT_TRUE(folder.chat_template);
+  EXPECT_EQ(folder.chat_template->name, "gemma");
+  EXPECT_EQ(text_of(folder), "<bos><start_of_turn>user\nthe boats < |end|><end_of_turn>\n<|endoftext|>");
 }
 
 TEST_F(TokenFolderTest, WideVocabulariesTakeFourBytes) {
@@ -110,9 +117,10 @@ TEST_F(TokenFolderTest, WideVocabulariesTakeFourBytes) {
   shard->verify();
   EXPECT_EQ(shard->documents(), 2);
   EXPECT_EQ(TokenView({shard}, 70001)[0], 70000);
-  EXPECT_THAT(failure([&] { TokenView({shard}, 70000).copy(0, 1, std::vector<TokenId>(1).data()); }), HasSubstr("token id 70000"));
+  EXPECT_THAT(error_of([&] { TokenView({shard}, 70000).copy(0, 1, std::vector<TokenId>(1).data()); }),
+              HasSubstr("token id 70000"));
   TokenShardWriter narrow(base_ / "narrow.tokens", 2, 7);
-  EXPECT_THAT(failure([&] { narrow.document(std::vector<TokenId>{70000}); }), HasSubstr("does not fit"));
+  EXPECT_THAT(error_of([&] { narrow.document(std::vector<TokenId>{70000}); }), HasSubstr("does not fit"));
 }
 
 TEST_F(TokenFolderTest, AnyDamageIsOneSentence) {
@@ -124,7 +132,7 @@ TEST_F(TokenFolderTest, AnyDamageIsOneSentence) {
     if (trial % 3 == 0) bytes.resize(rng.below(bytes.size()));
     else bytes[trial % 3 == 1 ? rng.below(64) : rng.below(bytes.size())] ^= static_cast<char>(1 << rng.below(8));
     write_file_atomic(path, bytes);
-    const std::string what = failure([&] { TokenFolder::open(base_ / "tokens").verify(); });
+    const std::string what = error_of([&] { TokenFolder::open(base_ / "tokens").verify(); });
     ASSERT_THAT(what, HasSubstr("train-00000.tokens")) << trial;
     ASSERT_EQ(what.find('\n'), std::string::npos);
   }
@@ -136,29 +144,37 @@ TEST_F(TokenFolderTest, TheListAndTheTokenizerMustBelong) {
   make();
   const fs::path folder = base_ / "tokens";
   const std::string list = read_file(folder / "tokens.json");
-  for (const std::string& bad : {std::string("{"), std::string("[]"), std::string("{\"format\": 3}"), list.substr(0, list.size() / 2)}) {
+  for (const std::string& bad :
+       {std::string("{"), std::string("[]"), std::string("{\"format\": 3}"), list.substr(0, list.size() / 2)}) {
     write_file_atomic(folder / "tokens.json", bad);
-    EXPECT_THAT(failure([&] { TokenFolder::open(folder); }), HasSubstr("tokens.json"));
+    EXPECT_THAT(error_of([&] { TokenFolder::open(folder); }), HasSubstr("tokens.json"));
   }
   write_file_atomic(folder / "tokens.json", list);
   fs::rename(folder / "train-00001.tokens", folder / "train-00000.tokens");
-  EXPECT_THAT(failure([&] { TokenFolder::open(folder); }), HasSubstr("is not the shard"));
+  EXPECT_THAT(error_of([&] { TokenFolder::open(folder); }), HasSubstr("is not the shard"));
   fs::remove_all(folder);
   make();
-  write_file_atomic(folder / "tokenizer.json", train_byte_bpe([](std::string&) { return false; }, {.vocab_size = 265})->to_json());
-  EXPECT_THAT(failure([&] { TokenFolder::open(folder); }), HasSubstr("another tokenizer"));
+  write_file_atomic(folder / "tokenizer.json",
+                    train_byte_bpe([](std::string&) { return false; }, {.vocab_size = 265})->to_json());
+  EXPECT_THAT(error_of([&] { TokenFolder::open(folder); }), HasSubstr("another tokenizer"));
 }
 
 TEST_F(TokenFolderTest, NothingUnfinishedHasTheName) {
   text();
-  write_file_atomic(base_ / "damaged.txt", std::string("fine\n<|endoftext|>\n") + std::string(3 << 20, 'x') + std::string(1, '\0'));
-  EXPECT_THAT(failure([&] { tokenize_to_folder({base_ / "text.txt", base_ / "damaged.txt"}, *tokenizer(), base_ / "tokens"); }), HasSubstr("damaged.txt"));
+  write_file_atomic(base_ / "damaged.txt",
+                    std::string("fine\n<|endoftext|>\n") + std::string(3 << 20, 'x') + std::string(1, '\0'));
+  EXPECT_THAT(error_of([&] {
+                tokenize_to_folder({base_ / "text.txt", base_ / "damaged.txt"}, *tokenizer(), base_ / "tokens");
+              }),
+              HasSubstr("damaged.txt"));
   EXPECT_FALSE(fs::exists(base_ / "tokens"));
-  for (const auto& entry : fs::directory_iterator(base_)) EXPECT_EQ(entry.path().filename().string().find(".tmp."), std::string::npos);
+  for (const auto& entry : fs::directory_iterator(base_))
+    EXPECT_EQ(entry.path().filename().string().find(".tmp."), std::string::npos);
   fs::create_directory(base_ / "full");
   write_file_atomic(base_ / "full/mine.txt", "x");
-  EXPECT_THAT(failure([&] { tokenize_to_folder({base_ / "text.txt"}, *tokenizer(), base_ / "full"); }), HasSubstr("exists already"));
-  EXPECT_THAT(failure([&] { TokenFolder::open(base_ / "full"); }), HasSubstr("no token folder"));
+  EXPECT_THAT(error_of([&] { tokenize_to_folder({base_ / "text.txt"}, *tokenizer(), base_ / "full"); }),
+              HasSubstr("exists already"));
+  EXPECT_THAT(error_of([&] { TokenFolder::open(base_ / "full"); }), HasSubstr("no token folder"));
   // What a killed run left is removed by the next.
   fs::create_directory(base_ / "tokens.tmp.4194303.0");
   EXPECT_NO_THROW(tokenize_to_folder({base_ / "text.txt"}, *tokenizer(), base_ / "tokens/"));

@@ -13,17 +13,30 @@ constexpr std::int64_t kOneDocument = 0;
 }  // namespace
 
 TokenView::TokenView(const std::vector<TokenId>& tokens, const std::vector<std::int64_t>& documents)
-    : tokens_(static_cast<std::int64_t>(tokens.size())), documents_(std::max<std::int64_t>(1, static_cast<std::int64_t>(documents.size()))) {
-  parts_.push_back({.ids = reinterpret_cast<const std::byte*>(tokens.data()), .starts = documents.empty() ? &kOneDocument : documents.data(),
-                    .token_bytes = 4, .first_token = 0, .tokens = tokens_, .first_document = 0, .documents = documents_, .shard = nullptr});
+    : tokens_(static_cast<std::int64_t>(tokens.size())),
+      documents_(std::max<std::int64_t>(1, static_cast<std::int64_t>(documents.size()))) {
+  parts_.push_back({.ids = reinterpret_cast<const std::byte*>(tokens.data()),
+                    .starts = documents.empty() ? &kOneDocument : documents.data(),
+                    .token_bytes = 4,
+                    .first_token = 0,
+                    .tokens = tokens_,
+                    .first_document = 0,
+                    .documents = documents_,
+                    .shard = nullptr});
 }
 
 TokenView::TokenView(std::vector<std::shared_ptr<const TokenShard>> shards, std::int64_t vocab) : vocab_(vocab) {
   for (auto& shard : shards) {
     if (shard->tokens() == 0) continue;
     const TokenShard& s = *shard;
-    parts_.push_back({.ids = s.ids(), .starts = s.starts().data(), .token_bytes = s.token_bytes(), .first_token = tokens_, .tokens = s.tokens(),
-                      .first_document = documents_, .documents = s.documents(), .shard = std::move(shard)});
+    parts_.push_back({.ids = s.ids(),
+                      .starts = s.starts().data(),
+                      .token_bytes = s.token_bytes(),
+                      .first_token = tokens_,
+                      .tokens = s.tokens(),
+                      .first_document = documents_,
+                      .documents = s.documents(),
+                      .shard = std::move(shard)});
     tokens_ += s.tokens();
     documents_ += s.documents();
   }
@@ -31,12 +44,16 @@ TokenView::TokenView(std::vector<std::shared_ptr<const TokenShard>> shards, std:
 
 const TokenView::Part& TokenView::part_of_token(std::int64_t position) const {
   if (parts_.size() == 1) return parts_[0];
-  return *(std::upper_bound(parts_.begin(), parts_.end(), position, [](std::int64_t at, const Part& p) { return at < p.first_token; }) - 1);
+  return *(std::upper_bound(parts_.begin(), parts_.end(), position,
+                            [](std::int64_t at, const Part& p) { return at < p.first_token; }) -
+           1);
 }
 
 const TokenView::Part& TokenView::part_of_document(std::int64_t document) const {
   if (parts_.size() == 1) return parts_[0];
-  return *(std::upper_bound(parts_.begin(), parts_.end(), document, [](std::int64_t at, const Part& p) { return at < p.first_document; }) - 1);
+  return *(std::upper_bound(parts_.begin(), parts_.end(), document,
+                            [](std::int64_t at, const Part& p) { return at < p.first_document; }) -
+           1);
 }
 
 std::int64_t TokenView::begin_of(std::int64_t document) const {

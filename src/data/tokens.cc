@@ -44,7 +44,8 @@ TokenSet tokenize_corpus(Corpus& corpus, const Tokenizer& tokenizer, double vali
   std::string document;
   for (bool more = true; more;) {
     documents.clear();
-    for (std::size_t bytes = 0; bytes < kEncodedTogether && (more = corpus.next(document)); bytes += document.size()) documents.push_back(document);
+    for (std::size_t bytes = 0; bytes < kEncodedTogether && (more = corpus.next(document)); bytes += document.size())
+      documents.push_back(document);
     for (const auto& ids : encode_documents(documents, tokenizer)) {
       out.train_documents.push_back(static_cast<std::int64_t>(out.train.size()));
       out.train.insert(out.train.end(), ids.begin(), ids.end());
@@ -79,7 +80,8 @@ TokenSet tokenize_corpus(Corpus& corpus, const Tokenizer& tokenizer, double vali
       continue;
     }
     std::int64_t cut = end_of(d);
-    if (d == longest) cut = std::max(starts[d], cut - static_cast<std::int64_t>(validation_fraction * static_cast<double>(total)));
+    if (d == longest)
+      cut = std::max(starts[d], cut - static_cast<std::int64_t>(validation_fraction * static_cast<double>(total)));
     if (cut > starts[d]) take(starts[d], cut, train, out.train_documents);
     if (cut < end_of(d)) take(cut, end_of(d), out.validation, out.validation_documents);
   }

@@ -3,7 +3,9 @@
 namespace rhetor {
 namespace {
 
-bool letter(unsigned char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '\'' || c >= 0x80; }
+bool letter(unsigned char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '\'' || c >= 0x80;
+}
 // The first byte of U+3000 to U+9FFF.
 bool ideograph(unsigned char c) { return c >= 0xE3 && c <= 0xE9; }
 

@@ -7,9 +7,9 @@
 
 namespace rhetor {
 
-// By the bytes that a token adds to a text: WordPiece's "##ing" adds "ing", a word's first token a blank and letters; byte-level tokens begin
-// with the blank they contain. Punctuation stands alone; so does every token that begins with a Chinese or Japanese character, whose
-// writing has no blanks.
+// By the bytes that a token adds to a text: WordPiece's "##ing" adds "ing", a word's first token a blank and letters; byte-level
+// tokens begin with the blank they contain. Punctuation stands alone; so does every token that begins with a Chinese or Japanese
+// character, whose writing has no blanks.
 class WordTable {
  public:
   explicit WordTable(const Tokenizer& tokenizer);

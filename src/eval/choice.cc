@@ -18,7 +18,9 @@ double chance(std::span<const ChoiceItem> items) {
   return sum / static_cast<double>(items.size());
 }
 
-const std::string& prompt_of(const ChoiceItem& item, std::size_t choice) { return item.prompts.size() == 1 ? item.prompts[0] : item.prompts[choice]; }
+const std::string& prompt_of(const ChoiceItem& item, std::size_t choice) {
+  return item.prompts.size() == 1 ? item.prompts[0] : item.prompts[choice];
+}
 
 // Continuations with prompts in the way of one batch: choices of a question are neighbours and share their prompt.
 struct Wanted {

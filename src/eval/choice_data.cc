@@ -42,7 +42,8 @@ struct Record {
       const std::string& word = value.get_ref<const std::string&>();
       const auto label = std::find(labels.begin(), labels.end(), word);
       if (label != labels.end()) index = label - labels.begin();
-      else if (word.size() == 1 && std::isalpha(static_cast<unsigned char>(word[0])) != 0) index = std::toupper(static_cast<unsigned char>(word[0])) - 'A';
+      else if (word.size() == 1 && std::isalpha(static_cast<unsigned char>(word[0])) != 0)
+        index = std::toupper(static_cast<unsigned char>(word[0])) - 'A';
       else if (word.size() == 1 && std::isdigit(static_cast<unsigned char>(word[0])) != 0) index = word[0] - '0';
     }
     if (index < 0 || index >= static_cast<std::int64_t>(choices))
@@ -124,7 +125,8 @@ ChoiceItem labelled(const Record& r, const Json& question, const Json& choices) 
       texts.push_back(r.text(choice.at("text"), "text")), labels.push_back(r.text(choice.at("label"), "label"));
     }
   }
-  if (texts.empty() || texts.size() != labels.size()) fail("{}: \"choices\" must hold as many texts as labels, at least one", r.where);
+  if (texts.empty() || texts.size() != labels.size())
+    fail("{}: \"choices\" must hold as many texts as labels, at least one", r.where);
   const std::int64_t right = r.answer("answerKey", texts.size(), labels);
   return asked("", r.text(question, "question"), std::move(texts), right);
 }
@@ -153,7 +155,8 @@ ChoiceItem parse_object(const Record& r) {
   }
   if (r.has({"sentence", "option1", "option2", "answer"})) return winogrande(r);
   if (r.has({"ctx", "endings", "label"})) return hellaswag(r);
-  if (r.has({"goal", "sol1", "sol2", "label"})) return asked("", r.text("goal"), {r.text("sol1"), r.text("sol2")}, r.answer("label", 2));
+  if (r.has({"goal", "sol1", "sol2", "label"}))
+    return asked("", r.text("goal"), {r.text("sol1"), r.text("sol2")}, r.answer("label", 2));
   if (r.has({"query", "choices", "gold"})) {
     auto choices = r.texts(json.at("choices"), "choices");
     const std::int64_t right = r.answer("gold", choices.size());
@@ -182,7 +185,8 @@ ChoiceItem parse_object(const Record& r) {
   }
   if (r.has({"question", "A", "B", "answer"})) {
     std::vector<std::string> choices;
-    for (char letter = 'A'; json.contains(std::string(1, letter)); ++letter) choices.push_back(r.text(std::string(1, letter).c_str()));
+    for (char letter = 'A'; json.contains(std::string(1, letter)); ++letter)
+      choices.push_back(r.text(std::string(1, letter).c_str()));
     const std::int64_t right = r.answer("answer", choices.size());
     return lettered(subject, r.text("question"), std::move(choices), right);
   }
@@ -196,8 +200,11 @@ ChoiceItem parse_object(const Record& r) {
   for (const auto& [key, value] : json.items()) {
     if (fields.size() < 200) fields += (fields.empty() ? "" : ", ") + key.substr(0, 40);
   }
-  fail("{}: not a multiple-choice layout that is known (docs/evaluation.md lists them); the record has the fields {}. Name yours with --text, "
-       "--choices and --label", r.where, fields.empty() ? "none" : fields);
+  fail(
+      "{}: not a multiple-choice layout that is known (docs/evaluation.md lists them); the record has the fields {}. Name yours "
+      "with --text, "
+      "--choices and --label",
+      r.where, fields.empty() ? "none" : fields);
 }
 
 }  // namespace

@@ -32,8 +32,8 @@ struct ChoiceItem {
   std::int64_t right = 0;
 };
 
-// One record; fails naming `where` and the fields found if it has none of the layouts, or its answer is none of the choices. A record of
-// DREAM or C3 holds several questions.
+// One record; fails naming `where` and the fields found if it has none of the layouts, or its answer is none of the choices. A
+// record of DREAM or C3 holds several questions.
 void parse_choice(std::string_view json, const std::string& where, std::vector<ChoiceItem>& out);
 // limit 0 = all.
 std::vector<ChoiceItem> read_choices(const std::string& path, std::int64_t limit = 0);

@@ -48,7 +48,8 @@ TEST(ChoiceData, ReadsThePublicLayouts) {
   EXPECT_THAT(i.prompts, ElementsAre("Long ago.\n\nQuestion: When?\nAnswer:"));
   EXPECT_EQ(i.passage, "Long ago.");
 
-  i = parse(R"({"task": "sat", "passage": null, "question": "When?", "options": ["(A)now", "(B)then"], "label": "A", "answer": null})");
+  i = parse(
+      R"({"task": "sat", "passage": null, "question": "When?", "options": ["(A)now", "(B)then"], "label": "A", "answer": null})");
   EXPECT_THAT(i.prompts, ElementsAre("Question: When?\nAnswer:"));
 
   i = parse(R"({"question": "is it wet", "passage": "Rain.", "answer": true})");
@@ -56,7 +57,8 @@ TEST(ChoiceData, ReadsThePublicLayouts) {
   EXPECT_THAT(i.continuations, ElementsAre(" no", " yes"));
   EXPECT_EQ(i.right, 1);
 
-  i = parse(R"({"question": {"stem": "Hot?", "choices": [{"text": "ice", "label": "1"}, {"text": "sun", "label": "2"}]}, "answerKey": "2"})");
+  i = parse(
+      R"({"question": {"stem": "Hot?", "choices": [{"text": "ice", "label": "1"}, {"text": "sun", "label": "2"}]}, "answerKey": "2"})");
   EXPECT_EQ(i.right, 1);
   i = parse(R"({"question": "Hot?", "choices": {"text": ["sun", "ice"], "label": ["A", "B"]}, "answerKey": "A"})");
   EXPECT_EQ(i.right, 0);
@@ -81,7 +83,8 @@ TEST(ChoiceData, ReadsThePublicLayouts) {
 TEST(ChoiceData, SaysWhatIsWrong) {
   const auto error = [](const std::string& json) { return error_of([&] { parse(json); }); };
   EXPECT_THAT(error(R"({"text": "a", "label": 1})"), HasSubstr("the fields label, text"));
-  EXPECT_THAT(error(R"({"query": "q", "choices": ["a", "b"], "gold": 2})"), HasSubstr("\"gold\" is 2, which is none of the 2 choices"));
+  EXPECT_THAT(error(R"({"query": "q", "choices": ["a", "b"], "gold": 2})"),
+              HasSubstr("\"gold\" is 2, which is none of the 2 choices"));
   EXPECT_THAT(error(R"({"query": "q", "choices": "a", "gold": 0})"), HasSubstr("\"choices\" must be a list"));
   EXPECT_THAT(error(R"({"query": "q", "choices": ["a"], "gold": 0})"), HasSubstr("at least 2 choices"));
   EXPECT_THAT(error(R"({"query": 7.5, "choices": ["a", ["b"]], "gold": 0})"), HasSubstr("must be a text, found array"));
@@ -139,7 +142,8 @@ TEST(Choice, FollowsTheLogLikelihoods) {
   }
   for (const std::int64_t slots : {1, 8}) {
     std::int64_t told = 0;
-    const EvalReport report = evaluate_choice(*model, items, {.slots = slots, .progress = [&](std::int64_t done, std::int64_t) { told = done; }});
+    const EvalReport report =
+        evaluate_choice(*model, items, {.slots = slots, .progress = [&](std::int64_t done, std::int64_t) { told = done; }});
     EXPECT_EQ(report.n, 3);
     EXPECT_EQ(told, 3);
     EXPECT_DOUBLE_EQ(report.figure("accuracy"), right / 3);

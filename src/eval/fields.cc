@@ -81,7 +81,9 @@ ExampleFields guess_fields(const std::string& path, std::string_view kind, Examp
   } else {
     names = cells(line, line.find('\t') != std::string::npos ? '\t' : ',');
   }
-  const auto has = [&](const char* name) { return std::string_view(name) == "-" || std::find(names.begin(), names.end(), name) != names.end(); };
+  const auto has = [&](const char* name) {
+    return std::string_view(name) == "-" || std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const Known& known : kKnown) {
     if (known.kind[0] != '\0' && kind != known.kind) continue;
     if (!has(known.text) || !has(known.pair) || !has(known.label)) continue;
@@ -89,7 +91,8 @@ ExampleFields guess_fields(const std::string& path, std::string_view kind, Examp
     return given;
   }
   if (names.size() >= 7 && is_decimal(names[4])) fill(given, "6", "7", "5");                                     // STS-B
-  else if (names.size() == 4 && (names[1] == "0" || names[1] == "1") && names[2].size() <= 1) fill(given, "4", "-", "2");   // CoLA
+  else if (names.size() == 4 && (names[1] == "0" || names[1] == "1") && names[2].size() <= 1)
+    fill(given, "4", "-", "2");  // CoLA
   return given;
 }
 

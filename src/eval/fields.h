@@ -8,9 +8,9 @@
 
 namespace rhetor {
 
-// What `given` leaves empty, guessed from the first line of the file (its heading, the keys of its first record, or the number of columns in
-// STS-B's and CoLA's tables, which have no heading). Fields that nothing is known about stay empty: the reader then looks for the usual
-// names and says what it misses.
+// What `given` leaves empty, guessed from the first line of the file (its heading, the keys of its first record, or the number of
+// columns in STS-B's and CoLA's tables, which have no heading). Fields that nothing is known about stay empty: the reader then
+// looks for the usual names and says what it misses.
 ExampleFields guess_fields(const std::string& path, std::string_view kind, ExampleFields given);
 
 }  // namespace rhetor

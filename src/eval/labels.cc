@@ -35,13 +35,15 @@ std::vector<std::string> model_labels(const ModelConfig& config) {
 
 }  // namespace
 
-EvalReport score_labels(const std::vector<std::string>& predicted, const std::vector<std::string>& truth, std::vector<std::string> labels) {
+EvalReport score_labels(const std::vector<std::string>& predicted, const std::vector<std::string>& truth,
+                        std::vector<std::string> labels) {
   check(predicted.size() == truth.size(), "one prediction an example");
   if (truth.empty()) fail("there are no examples to score");
   std::vector<std::string> others;
   for (const auto* list : {&truth, &predicted}) {
     for (const auto& name : *list) {
-      if (std::find(labels.begin(), labels.end(), name) == labels.end() && std::find(others.begin(), others.end(), name) == others.end())
+      if (std::find(labels.begin(), labels.end(), name) == labels.end() &&
+          std::find(others.begin(), others.end(), name) == others.end())
         others.push_back(name);
     }
   }
@@ -78,14 +80,18 @@ EvalReport evaluate_classification(const EncoderModel& model, std::span<const Ex
     for (std::size_t i = 0; i < all.size(); ++i) {
       predicted.push_back(all[i].at(0).name);
       truth.push_back(examples[begin + i].label);
-      lines.push_back(line({{"index", begin + i}, {"label", truth.back()}, {"predicted", predicted.back()}, {"probability", all[i][0].score}}));
+      lines.push_back(line(
+          {{"index", begin + i}, {"label", truth.back()}, {"predicted", predicted.back()}, {"probability", all[i][0].score}}));
     }
   });
   const auto known = model_labels(model.config());
-  const bool shared = std::any_of(truth.begin(), truth.end(), [&](const auto& name) { return std::find(known.begin(), known.end(), name) != known.end(); });
+  const bool shared = std::any_of(truth.begin(), truth.end(),
+                                  [&](const auto& name) { return std::find(known.begin(), known.end(), name) != known.end(); });
   if (!shared && !known.empty())
-    fail("the data's labels (such as '{}') are none of the model's (such as '{}'); name the right column with --label, or train with these labels",
-         truth[0].substr(0, 40), known[0]);
+    fail(
+        "the data's labels (such as '{}') are none of the model's (such as '{}'); name the right column with --label, or train "
+        "with these labels",
+        truth[0].substr(0, 40), known[0]);
   EvalReport report = score_labels(predicted, truth, known);
   report.predictions = std::move(lines);
   return report;
@@ -94,7 +100,9 @@ EvalReport evaluate_classification(const EncoderModel& model, std::span<const Ex
 EvalReport score_numbers(const std::vector<double>& predicted, const std::vector<double>& truth) {
   if (truth.size() < 2) fail("a correlation needs at least 2 examples, found {}", truth.size());
   EvalReport report{.task = "regression", .n = static_cast<std::int64_t>(truth.size())};
-  const auto mean = [](const std::vector<double>& x) { return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size()); };
+  const auto mean = [](const std::vector<double>& x) {
+    return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+  };
   report.add("pearson", pearson(predicted, truth));
   report.add("spearman", spearman(predicted, truth));
   report.add("mse", mean_square_error(predicted, truth));

@@ -11,10 +11,13 @@
 
 namespace rhetor {
 
-// accuracy, macro_f1, micro_f1, matthews, for two classes f1 (of the second in `labels`), F1 of each class ("f1_NAME"), and "majority":
-// the accuracy of always saying the commonest. `labels`: all names in the model's order; names that only occur in the lists follow.
-EvalReport score_labels(const std::vector<std::string>& predicted, const std::vector<std::string>& truth, std::vector<std::string> labels = {});
-EvalReport evaluate_classification(const EncoderModel& model, std::span<const Example> examples, const EvalProgress& progress = {});
+// accuracy, macro_f1, micro_f1, matthews, for two classes f1 (of the second in `labels`), F1 of each class ("f1_NAME"), and
+// "majority": the accuracy of always saying the commonest. `labels`: all names in the model's order; names that only occur in the
+// lists follow.
+EvalReport score_labels(const std::vector<std::string>& predicted, const std::vector<std::string>& truth,
+                        std::vector<std::string> labels = {});
+EvalReport evaluate_classification(const EncoderModel& model, std::span<const Example> examples,
+                                   const EvalProgress& progress = {});
 
 // pearson, spearman, mse, mean of both sides.
 EvalReport score_numbers(const std::vector<double>& predicted, const std::vector<double>& truth);

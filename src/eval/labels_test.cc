@@ -13,8 +13,10 @@ using ::testing::HasSubstr;
 
 // Expected values: scikit-learn 1.x, SciPy 1.x and seqeval 1.2.2 on the same lists.
 TEST(Labels, AgreeWithScikitLearn) {
-  const std::vector<std::string> truth = {"neutral", "entail", "contra", "entail", "neutral", "contra", "entail", "entail", "neutral", "contra"};
-  const std::vector<std::string> predicted = {"neutral", "entail", "entail", "entail", "contra", "contra", "neutral", "entail", "neutral", "contra"};
+  const std::vector<std::string> truth = {"neutral", "entail", "contra", "entail",  "neutral",
+                                          "contra",  "entail", "entail", "neutral", "contra"};
+  const std::vector<std::string> predicted = {"neutral", "entail",  "entail", "entail",  "contra",
+                                              "contra",  "neutral", "entail", "neutral", "contra"};
   const EvalReport three = score_labels(predicted, truth);
   EXPECT_NEAR(three.figure("accuracy"), 0.7, 1e-12);
   EXPECT_NEAR(three.figure("macro_f1"), 0.6944444444444443, 1e-12);
@@ -24,7 +26,8 @@ TEST(Labels, AgreeWithScikitLearn) {
   EXPECT_NEAR(three.figure("f1_neutral"), 2.0 / 3, 1e-12);
   EXPECT_NEAR(three.figure("majority"), 0.4, 1e-12);
   EXPECT_THROW(three.figure("f1"), Error);
-  const EvalReport two = score_labels({"1", "0", "0", "1", "1", "1", "0", "0", "1", "0"}, {"1", "0", "1", "1", "0", "1", "0", "0", "1", "1"});
+  const EvalReport two =
+      score_labels({"1", "0", "0", "1", "1", "1", "0", "0", "1", "0"}, {"1", "0", "1", "1", "0", "1", "0", "0", "1", "1"});
   EXPECT_NEAR(two.figure("accuracy"), 0.7, 1e-12);
   EXPECT_NEAR(two.figure("f1"), 0.7272727272727273, 1e-12);
   EXPECT_NEAR(two.figure("macro_f1"), 0.696969696969697, 1e-12);
@@ -85,7 +88,8 @@ TEST(Labels, ClassificationUsesTheModelsNames) {
   EXPECT_EQ(r.figures[4].first, "f1");                       // of "yes", the model's second label
   EXPECT_DOUBLE_EQ(r.figure("f1"), r.figure("f1_yes"));
   for (auto& e : examples) e.label = "entailment";
-  EXPECT_THAT(error_of([&] { evaluate_classification(model, examples); }), HasSubstr("'entailment') are none of the model's (such as 'no')"));
+  EXPECT_THAT(error_of([&] { evaluate_classification(model, examples); }),
+              HasSubstr("'entailment') are none of the model's (such as 'no')"));
 }
 
 TEST(Labels, RegressionNeedsNumbers) {
@@ -110,7 +114,8 @@ TEST(Fields, AreGuessedFromTheFirstLine) {
   EXPECT_EQ(guess("main\tMSR\t2012\t0001\t4.750\tA man.\tA boy.\n", "regression"), "6|7|5");
   EXPECT_EQ(guess("gj04\t1\t\tThe sailors rode.\n", "classification"), "4|-|2");
   EXPECT_EQ(guess("gj04\t0\t*\tThe sailors rode.\n", "classification"), "4|-|2");
-  EXPECT_EQ(guess("pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n", "regression"), "sentence_A|sentence_B|relatedness_score");
+  EXPECT_EQ(guess("pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n", "regression"),
+            "sentence_A|sentence_B|relatedness_score");
   EXPECT_EQ(guess("pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n", "classification"),
             "sentence_A|sentence_B|entailment_judgment");
   EXPECT_EQ(guess("qtext,label,atext\n", "ranking"), "qtext|atext|label");

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "data/corpus.h"
 
 namespace rhetor {
 namespace {
@@ -37,24 +38,22 @@ std::vector<LastWord> read_last_words(const std::string& path, std::int64_t limi
   if (first != std::string::npos && (text[first] == '{' || text[first] == '[')) {
     for (const JsonRecord& record : read_json_records(path, limit)) {
       const auto json = nlohmann::json::parse(record.text, nullptr, false);
-      if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) fail("{}: expected an object with a \"text\"", record.where);
+      if (!json.is_object() || !json.contains("text") || !json["text"].is_string())
+        fail("{}: expected an object with a \"text\"", record.where);
       add(json["text"].get_ref<const std::string&>(), record.where);
     }
     return out;
   }
-  std::uint64_t line = 0;
-  for (std::size_t at = 0; at < text.size() && !full();) {
-    ++line;
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view row = std::string_view(text).substr(at, end - at);
-    at = end + 1;
-    if (row.find_first_not_of(kBlank) != std::string_view::npos) add(row, fmt::format("'{}' line {}", path, line));
-  }
+  each_line(text, [&](std::string_view row, std::uint64_t line) {
+    if (!is_blank(row)) add(row, fmt::format("'{}' line {}", path, line));
+    return !full();
+  });
   if (out.empty()) fail("'{}' holds no passages", path);
   return out;
 }
 
-EvalReport evaluate_last_word(const LanguageModel& model, std::span<const LastWord> items, const EvalProgress& progress, std::int64_t slots) {
+EvalReport evaluate_last_word(const LanguageModel& model, std::span<const LastWord> items, const EvalProgress& progress,
+                              std::int64_t slots) {
   if (!model.tokenizer()) fail("the model '{}' has no tokenizer; passages are texts", model.name());
   EvalReport report{.task = "lastword", .n = static_cast<std::int64_t>(items.size())};
   constexpr std::size_t kBatch = 32;
@@ -70,8 +69,9 @@ EvalReport evaluate_last_word(const LanguageModel& model, std::span<const LastWo
     for (std::size_t i = begin; i < end; ++i) {
       const Score& s = scores[i - begin];
       right += s.greedy, sum += s.logprob, tokens += static_cast<double>(s.tokens.size());
-      report.predictions.push_back(nlohmann::ordered_json{{"index", i}, {"word", items[i].word}, {"right", s.greedy}, {"logprob", s.logprob}}.dump(
-          -1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      report.predictions.push_back(
+          nlohmann::ordered_json{{"index", i}, {"word", items[i].word}, {"right", s.greedy}, {"logprob", s.logprob}}.dump(
+              -1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     }
     if (progress) progress(static_cast<std::int64_t>(end), report.n);
   }

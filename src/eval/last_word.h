@@ -20,6 +20,7 @@ bool split_last_word(std::string_view passage, LastWord& out);
 std::vector<LastWord> read_last_words(const std::string& path, std::int64_t limit = 0);
 
 // "accuracy": every token of the word is the likeliest one; "perplexity": exp of the mean negative log-probability of the words.
-EvalReport evaluate_last_word(const LanguageModel& model, std::span<const LastWord> items, const EvalProgress& progress = {}, std::int64_t slots = 8);
+EvalReport evaluate_last_word(const LanguageModel& model, std::span<const LastWord> items, const EvalProgress& progress = {},
+                              std::int64_t slots = 8);
 
 }  // namespace rhetor

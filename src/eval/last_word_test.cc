@@ -26,7 +26,8 @@ TEST(LastWord, IsWhatFollowsTheLastBlank) {
 }
 
 TEST(LastWord, ReadsLinesAndRecords) {
-  const TempFile lines("one two\n\n three four five \r\n", ".txt"), records("{\"text\": \"a b\"}\n{\"text\": \"c\\nd\"}\n", ".jsonl");
+  const TempFile lines("one two\n\n three four five \r\n", ".txt"),
+      records("{\"text\": \"a b\"}\n{\"text\": \"c\\nd\"}\n", ".jsonl");
   const auto plain = read_last_words(lines.path());
   ASSERT_EQ(plain.size(), 2u);
   EXPECT_EQ(plain[1].word, " five");

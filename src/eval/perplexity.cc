@@ -19,9 +19,11 @@ namespace {
 constexpr std::int32_t kIgnored = -100;
 
 // All documents as one stream, each followed by <|endoftext|> as in training; `starts` (if given) receives where each begins.
-std::vector<TokenId> read_tokens(const Tokenizer& tokenizer, const std::filesystem::path& text, std::int64_t max_tokens,
-                                 std::vector<std::int64_t>* starts = nullptr) {
-  Corpus corpus({text});
+std::vector<TokenId> read_tokens(const Tokenizer& tokenizer, const ChatTemplatePtr& chat, const std::filesystem::path& text,
+                                 std::int64_t max_tokens, std::vector<std::int64_t>* starts = nullptr) {
+  CorpusOptions options;
+  options.converse(tokenizer, chat);
+  Corpus corpus({text}, options);
   const TokenId end = token_for(tokenizer, TokenRole::end_of_text);
   std::vector<TokenId> out;
   std::string document;
@@ -41,11 +43,12 @@ std::vector<TokenId> read_tokens(const Tokenizer& tokenizer, const std::filesyst
 
 // What both ways of measuring share: the text as tokens and windows, and the sums.
 struct Scoring {
-  Scoring(const ModelConfig& config, const TokenizerPtr& t, const std::string& name, const std::filesystem::path& text, std::int64_t max_tokens)
+  Scoring(const ModelConfig& config, const TokenizerPtr& t, const ChatTemplatePtr& chat, const std::string& name,
+          const std::filesystem::path& text, std::int64_t max_tokens)
       : model_name(name), tokenizer(t) {
     if (config.family == "bert") fail("perplexity is defined for models that predict the next token; '{}' is a bert model", name);
     if (!tokenizer) fail("the model '{}' has no tokenizer; perplexity of a text needs one", name);
-    tokens = read_tokens(*tokenizer, text, max_tokens);
+    tokens = read_tokens(*tokenizer, chat, text, max_tokens);
     total = static_cast<std::int64_t>(tokens.size());
     if (total < 2) fail("'{}' has {} tokens; at least 2 are needed to score one", text.string(), total);
     seq = std::min(config.context, total - 1);
@@ -65,7 +68,8 @@ struct Scoring {
   }
   PerplexityResult result(double sum) {
     if (!std::isfinite(sum))
-      fail("the loss of the model '{}' on this text is not a finite number: its weights are damaged or its training diverged", model_name);
+      fail("the loss of the model '{}' on this text is not a finite number: its weights are damaged or its training diverged",
+           model_name);
     out.loss = sum / static_cast<double>(out.tokens);
     out.perplexity = std::exp(out.loss);
     out.bits_per_byte = out.bytes > 0 ? sum / std::numbers::ln2 / static_cast<double>(out.bytes) : 0;
@@ -84,7 +88,7 @@ struct Scoring {
 }  // namespace
 
 PerplexityResult perplexity(const Model& model, const std::filesystem::path& text, std::int64_t max_tokens, int threads) {
-  Scoring scoring(model.config, model.tokenizer, model.name, text, max_tokens);
+  Scoring scoring(model.config, model.tokenizer, model.chat_template, model.name, text, max_tokens);
   const std::int64_t seq = scoring.seq;
   // Enough rows to keep the cores busy, few enough that the logits [rows, V] stay small.
   const std::int64_t batch = std::clamp<std::int64_t>(2048 / seq, 1, std::min<std::int64_t>(scoring.windows, 8));
@@ -119,7 +123,7 @@ PerplexityResult perplexity(const Model& model, const std::filesystem::path& tex
 }
 
 PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::path& text, std::int64_t max_tokens) {
-  Scoring scoring(model.config(), model.tokenizer(), model.name(), text, max_tokens);
+  Scoring scoring(model.config(), model.tokenizer(), model.chat_template(), model.name(), text, max_tokens);
   // Each row of a decode step is a window of its own; more than 8 rows gain little and need a cache each.
   std::int64_t batch = 1;
   for (const std::int64_t size : model.decode_batches())
@@ -154,7 +158,8 @@ PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::p
   return scoring.result(sum);
 }
 
-PerplexityResult perplexity(const std::filesystem::path& model, const std::filesystem::path& text, std::int64_t max_tokens, int threads) {
+PerplexityResult perplexity(const std::filesystem::path& model, const std::filesystem::path& text, std::int64_t max_tokens,
+                            int threads) {
   std::error_code ignored;
   if (std::filesystem::is_directory(model, ignored)) return perplexity(*load_model(model), text, max_tokens, threads);
   std::unique_ptr<ThreadPool> pool;
@@ -167,16 +172,18 @@ PerplexityResult perplexity(const std::filesystem::path& model, const std::files
 }
 
 MaskedLossResult masked_loss(const Model& model, const std::filesystem::path& text, std::int64_t max_tokens) {
-  if (model.config.family != "bert") fail("the masked-token loss is that of bert models; '{}' is a {} model", model.name, model.config.family);
+  if (model.config.family != "bert")
+    fail("the masked-token loss is that of bert models; '{}' is a {} model", model.name, model.config.family);
   if (!model.tokenizer) fail("the model '{}' has no tokenizer; the loss on a text needs one", model.name);
   std::vector<std::int64_t> starts;
-  const std::vector<TokenId> tokens = read_tokens(*model.tokenizer, text, max_tokens, &starts);
+  const std::vector<TokenId> tokens = read_tokens(*model.tokenizer, model.chat_template, text, max_tokens, &starts);
   const auto total = static_cast<std::int64_t>(tokens.size());
   std::erase_if(starts, [&](std::int64_t at) { return at >= total; });
   BuildSpec spec;
   spec.task = BuildSpec::Task::pretrain;
   spec.seq = std::min<std::int64_t>(model.config.context, 128);
-  if (total < spec.seq + 1) fail("'{}' has {} tokens; a window of {} and its neighbour are needed", text.string(), total, spec.seq);
+  if (total < spec.seq + 1)
+    fail("'{}' has {} tokens; a window of {} and its neighbour are needed", text.string(), total, spec.seq);
   spec.batch = std::clamp<std::int64_t>(total / spec.seq, 1, 8);
   Session session(compile(build_model(model.config, spec), model.weights, compile_options_for(model.config)));
   constexpr std::uint64_t kMaskSeed = 20240229;  // fixed: the same masks for every model
@@ -184,9 +191,13 @@ MaskedLossResult masked_loss(const Model& model, const std::filesystem::path& te
   MaskedLossResult out;
   double sum = 0;
   for (std::int64_t i = 0; i < batches; ++i) {
-    const MlmBatch batch = mlm_batch(tokens, starts, *model.tokenizer, spec.batch, spec.seq, kMaskSeed, static_cast<std::uint64_t>(i));
-    for (const auto& [name, tensor] : {std::pair{"tokens", &batch.inputs}, {"segments", &batch.segments}, {"lengths", &batch.lengths},
-                                       {"targets", &batch.targets}, {"next_sentence", &batch.next_sentence}})
+    const MlmBatch batch =
+        mlm_batch(tokens, starts, *model.tokenizer, spec.batch, spec.seq, kMaskSeed, static_cast<std::uint64_t>(i));
+    for (const auto& [name, tensor] : {std::pair{"tokens", &batch.inputs},
+                                       {"segments", &batch.segments},
+                                       {"lengths", &batch.lengths},
+                                       {"targets", &batch.targets},
+                                       {"next_sentence", &batch.next_sentence}})
       std::memcpy(session.input(name).raw(), tensor->raw(), tensor->bytes());
     session.run();
     sum += session.output("mlm_loss").at(0);
@@ -194,7 +205,8 @@ MaskedLossResult masked_loss(const Model& model, const std::filesystem::path& te
   }
   out.loss = sum / static_cast<double>(batches);
   if (!std::isfinite(out.loss))
-    fail("the loss of the model '{}' on this text is not a finite number: its weights are damaged or its training diverged", model.name);
+    fail("the loss of the model '{}' on this text is not a finite number: its weights are damaged or its training diverged",
+         model.name);
   return out;
 }
 

@@ -62,15 +62,18 @@ std::vector<RankingQuery> group_queries(std::span<const Example> examples) {
   return out;
 }
 
-Collection read_collection(const std::string& queries, const std::string& documents, const std::string& judgements, std::int64_t limit) {
+Collection read_collection(const std::string& queries, const std::string& documents, const std::string& judgements,
+                           std::int64_t limit) {
   Collection out;
   std::map<std::string, std::size_t> document_index, query_index;
   each_record(documents, [&](const Json& json, const std::string& where) {
-    if (!document_index.emplace(field(json, {"id", "doc_id"}, where), out.documents.size()).second) fail("{}: its id is that of an earlier document", where);
+    if (!document_index.emplace(field(json, {"id", "doc_id"}, where), out.documents.size()).second)
+      fail("{}: its id is that of an earlier document", where);
     out.documents.push_back(field(json, {"body", "text"}, where));
   });
   each_record(queries, [&](const Json& json, const std::string& where) {
-    RankingQuery query{.id = field(json, {"query number", "id", "query_id"}, where), .query = field(json, {"query", "text"}, where)};
+    RankingQuery query{.id = field(json, {"query number", "id", "query_id"}, where),
+                       .query = field(json, {"query", "text"}, where)};
     query.relevance.assign(out.documents.size(), 0);
     if (!query_index.emplace(query.id, out.queries.size()).second) fail("{}: its id is that of an earlier query", where);
     if (limit == 0 || static_cast<std::int64_t>(out.queries.size()) < limit) out.queries.push_back(std::move(query));
@@ -78,11 +81,13 @@ Collection read_collection(const std::string& queries, const std::string& docume
   each_record(judgements, [&](const Json& json, const std::string& where) {
     const auto query = query_index.find(field(json, {"query_num", "query_id"}, where));
     const auto document = document_index.find(field(json, {"id", "doc_id"}, where));
-    if (query == query_index.end() || document == document_index.end()) fail("{}: it judges a query or a document that is not there", where);
+    if (query == query_index.end() || document == document_index.end())
+      fail("{}: it judges a query or a document that is not there", where);
     if (query->second >= out.queries.size()) return;   // beyond the limit
     double relevance = 0;
     if (json.contains("relevance")) relevance = label_number(field(json, {"relevance"}, where), where);
-    else if (const double position = label_number(field(json, {"position"}, where), where); position >= 1 && position <= 4) relevance = 5 - position;
+    else if (const double position = label_number(field(json, {"position"}, where), where); position >= 1 && position <= 4)
+      relevance = 5 - position;
     out.queries[query->second].relevance[document->second] = relevance;
   });
   return out;

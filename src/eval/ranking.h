@@ -20,13 +20,14 @@ struct RankingQuery {
 std::vector<RankingQuery> group_queries(std::span<const Example> examples);
 
 // A test collection in three JSON lists: queries {"query number" | "id", "query"}, documents {"id", "body" | "text"}, judgements
-// {"query_num" | "query_id", "id" | "doc_id", "position" | "relevance"}. Cranfield's positions 1 (a complete answer) to 4 (of minimum
-// interest) count as relevance 4 to 1, others (-1, 5) as none. Every query ranks all documents.
+// {"query_num" | "query_id", "id" | "doc_id", "position" | "relevance"}. Cranfield's positions 1 (a complete answer) to 4 (of
+// minimum interest) count as relevance 4 to 1, others (-1, 5) as none. Every query ranks all documents.
 struct Collection {
   std::vector<std::string> documents;
   std::vector<RankingQuery> queries;   // without documents of their own
 };
-Collection read_collection(const std::string& queries, const std::string& documents, const std::string& judgements, std::int64_t limit = 0);
+Collection read_collection(const std::string& queries, const std::string& documents, const std::string& judgements,
+                           std::int64_t limit = 0);
 
 // The share of the relevant documents among the best `at`.
 double recall_at(std::span<const double> scores, std::span<const double> relevance, std::int64_t at);

@@ -39,7 +39,8 @@ TEST(Ranking, QueriesWithoutRelevantDocumentsAreLeftOut) {
 }
 
 TEST(Ranking, NeighboursWithOneQueryAreAList) {
-  const std::vector<Example> examples = {{.first = "q", .second = "long document", .label = "0"}, {.first = "q", .second = "short", .label = "1"},
+  const std::vector<Example> examples = {{.first = "q", .second = "long document", .label = "0"},
+                                         {.first = "q", .second = "short", .label = "1"},
                                          {.first = "p", .second = "a", .label = "1"}};
   const auto queries = group_queries(examples);
   ASSERT_EQ(queries.size(), 2u);
@@ -55,7 +56,8 @@ TEST(Ranking, ACollectionIsThreeFiles) {
   const TempFile queries(R"([{"query number": 1, "query": "east"}, {"query number": 2, "query": "north"}])", ".json");
   const TempFile documents(R"([{"id": 1, "body": "north"}, {"id": "2", "body": "east"}, {"id": 3, "body": "west"}])", ".json");
   const TempFile judgements(R"([{"query_num": "1", "position": 1, "id": "2"}, {"query_num": "1", "position": 4, "id": "3"},
-                                {"query_num": "2", "position": -1, "id": "3"}, {"query_num": "2", "position": 2, "id": 1}])", ".json");
+                                {"query_num": "2", "position": -1, "id": "3"}, {"query_num": "2", "position": 2, "id": 1}])",
+                            ".json");
   const Collection c = read_collection(queries.path(), documents.path(), judgements.path());
   ASSERT_EQ(c.queries.size(), 2u);
   EXPECT_EQ(c.queries[0].relevance, (std::vector<double>{0, 4, 1}));
@@ -69,9 +71,11 @@ TEST(Ranking, ACollectionIsThreeFiles) {
   EXPECT_DOUBLE_EQ(r.figure("mrr"), 1);
   EXPECT_DOUBLE_EQ(r.figure("map"), (1 + (1 + 2.0 / 3) / 2) / 2);
   EXPECT_EQ(read_collection(queries.path(), documents.path(), judgements.path(), 1).queries.size(), 1u);
-  const TempFile stray(R"([{"query_num": "9", "position": 1, "id": "2"}])", ".json"), odd(R"([{"id": 1, "title": "x"}])", ".json");
+  const TempFile stray(R"([{"query_num": "9", "position": 1, "id": "2"}])", ".json"),
+      odd(R"([{"id": 1, "title": "x"}])", ".json");
   EXPECT_THAT(error_of([&] { read_collection(queries.path(), documents.path(), stray.path()); }), HasSubstr("that is not there"));
-  EXPECT_THAT(error_of([&] { read_collection(queries.path(), odd.path(), judgements.path()); }), HasSubstr("no field \"body\" or \"text\""));
+  EXPECT_THAT(error_of([&] { read_collection(queries.path(), odd.path(), judgements.path()); }),
+              HasSubstr("no field \"body\" or \"text\""));
 }
 
 }  // namespace

@@ -14,40 +14,27 @@ double EvalReport::figure(std::string_view name) const {
   fail("the evaluation '{}' has no figure '{}'", task, name);
 }
 
-std::string read_unpacked(const std::string& path, std::size_t limit) {
-  const auto reader = open_reader(path);
-  std::string out;
-  std::vector<char> buffer(1 << 18);
-  while (const std::size_t n = reader->read(buffer.data(), buffer.size())) {
-    if (out.size() + n > limit) fail(ErrorKind::resource, "'{}' has more than {} bytes; split it", path, limit);
-    out.append(buffer.data(), n);
-  }
-  if (out.starts_with("\xef\xbb\xbf")) out.erase(0, 3);
-  return out;
-}
-
 std::vector<JsonRecord> read_json_records(const std::string& path, std::int64_t limit) {
   const std::string text = read_unpacked(path);
-  const auto full = [&](const std::vector<JsonRecord>& records) { return limit > 0 && static_cast<std::int64_t>(records.size()) >= limit; };
+  const auto full = [&](const std::vector<JsonRecord>& records) {
+    return limit > 0 && static_cast<std::int64_t>(records.size()) >= limit;
+  };
   std::vector<JsonRecord> out;
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '[') {
     const auto list = nlohmann::json::parse(text, nullptr, false);
     if (!list.is_array()) fail("'{}' begins like a JSON list, but is none", path);
     for (std::size_t i = 0; i < list.size() && !full(out); ++i)
-      out.push_back({list[i].dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), fmt::format("'{}' record {}", path, i + 1)});
+      out.push_back(
+          {list[i].dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), fmt::format("'{}' record {}", path, i + 1)});
   } else {
-    std::uint64_t line = 0;
-    for (std::size_t at = 0; at < text.size() && !full(out);) {
-      ++line;
-      const std::size_t end = std::min(text.find('\n', at), text.size());
-      std::string row = text.substr(at, end - at);
-      at = end + 1;
-      if (row.find_first_not_of(" \t\r") == std::string::npos) continue;
+    each_line(text, [&](std::string_view row, std::uint64_t line) {
+      if (is_blank(row)) return true;
       const std::string where = fmt::format("'{}' line {}", path, line);
       if (!nlohmann::json::accept(row)) fail("{}: not valid JSON; expected one object a line, or one list", where);
-      out.push_back({std::move(row), where});
-    }
+      out.push_back({std::string(row), where});
+      return !full(out);
+    });
   }
   if (out.empty()) fail("'{}' holds no records", path);
   return out;

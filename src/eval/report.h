@@ -24,13 +24,11 @@ struct EvalReport {
 // How far it is; called between batches.
 using EvalProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
-// One JSON object a line of a file (plain, .gz, .xz, .zst), or the elements of its one JSON list, as text; `where` names the place. Fails
-// naming file and line if a line is not JSON, and on a file without records. limit 0 = all.
+// One JSON object a line of a file (plain, .gz, .xz, .zst), or the elements of its one JSON list, as text; `where` names the
+// place. Fails naming file and line if a line is not JSON, and on a file without records. limit 0 = all.
 struct JsonRecord {
   std::string text, where;
 };
 std::vector<JsonRecord> read_json_records(const std::string& path, std::int64_t limit = 0);
-// A whole file, unpacked; fails above `limit` bytes.
-std::string read_unpacked(const std::string& path, std::size_t limit = std::size_t{1} << 31);
 
 }  // namespace rhetor

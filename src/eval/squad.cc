@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "data/corpus.h"
 
 namespace rhetor {
 namespace {
@@ -33,9 +34,10 @@ struct Means {
   }
 };
 
-// The threshold at which `score` would be best: from "no question is answered" on, which is right for `unanswerable` of them (with or
-// without a prediction, as in the script), questions are answered in the order of their no_answer.
-void best_threshold(EvalReport& report, const std::vector<Scored>& all, double unanswerable, const std::string& name, double AnswerScores::*score) {
+// The threshold at which `score` would be best: from "no question is answered" on, which is right for `unanswerable` of them
+// (with or without a prediction, as in the script), questions are answered in the order of their no_answer.
+void best_threshold(EvalReport& report, const std::vector<Scored>& all, double unanswerable, const std::string& name,
+                    double AnswerScores::*score) {
   std::vector<const Scored*> order;
   for (const Scored& s : all) order.push_back(&s);
   double now = unanswerable;
@@ -61,7 +63,8 @@ SquadPredictions read_squad_predictions(const std::string& path, const std::stri
   if (no_answer_path.empty()) return out;
   const Json probabilities = read_object(no_answer_path);
   for (const auto& [id, probability] : probabilities.items()) {
-    if (!probability.is_number()) fail("'{}': the entry of '{}' must be a number, found {}", no_answer_path, id, probability.type_name());
+    if (!probability.is_number())
+      fail("'{}': the entry of '{}' must be a number, found {}", no_answer_path, id, probability.type_name());
     if (const auto it = out.find(id); it != out.end()) it->second.no_answer = probability.get<double>();
   }
   return out;
@@ -80,7 +83,8 @@ AnswerScores score_answer(const std::string& predicted, const Example& question,
   return out;
 }
 
-EvalReport score_squad(std::span<const Example> questions, const SquadPredictions& predictions, double threshold, bool thresholds) {
+EvalReport score_squad(std::span<const Example> questions, const SquadPredictions& predictions, double threshold,
+                       bool thresholds) {
   if (questions.empty()) fail("there are no questions to score");
   const bool v2 = std::any_of(questions.begin(), questions.end(), [](const Example& e) { return e.answers.empty(); });
   EvalReport report{.task = "squad", .n = static_cast<std::int64_t>(questions.size())};
@@ -105,7 +109,8 @@ EvalReport score_squad(std::span<const Example> questions, const SquadPrediction
     (s.has_answer ? has : none).add(s.final);
     all.push_back(s);
   }
-  if (missing == static_cast<double>(questions.size())) fail("none of the predictions has the id of a question; are they of another data set?");
+  if (missing == static_cast<double>(questions.size()))
+    fail("none of the predictions has the id of a question; are they of another data set?");
   total.report(report, "");
   if (v2) has.report(report, "HasAns_"), none.report(report, "NoAns_");
   if (v2 && thresholds) {
@@ -116,8 +121,8 @@ EvalReport score_squad(std::span<const Example> questions, const SquadPrediction
   return report;
 }
 
-EvalReport evaluate_squad(const EncoderModel& model, std::span<const Example> questions, const AskOptions& options, const EvalProgress& progress,
-                          SquadPredictions* answers) {
+EvalReport evaluate_squad(const EncoderModel& model, std::span<const Example> questions, const AskOptions& options,
+                          const EvalProgress& progress, SquadPredictions* answers) {
   const bool v2 = std::any_of(questions.begin(), questions.end(), [](const Example& e) { return e.answers.empty(); });
   AskOptions ask = options;
   ask.allow_no_answer = false;   // the gap decides afterwards, so that every threshold can be tried
@@ -129,8 +134,9 @@ EvalReport evaluate_squad(const EncoderModel& model, std::span<const Example> qu
     SquadPrediction& one = said[question.id];
     if (!found.empty()) one = {found[0].text, found[0].no_answer_gap};
     const bool silent = v2 && one.no_answer > options.no_answer_threshold;
-    lines.push_back(nlohmann::ordered_json{{"id", question.id}, {"answer", silent ? "" : one.text}, {"no_answer_gap", one.no_answer}}.dump(
-        -1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    lines.push_back(
+        nlohmann::ordered_json{{"id", question.id}, {"answer", silent ? "" : one.text}, {"no_answer_gap", one.no_answer}}.dump(
+            -1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     if (progress) progress(static_cast<std::int64_t>(lines.size()), static_cast<std::int64_t>(questions.size()));
   }
   EvalReport report = score_squad(questions, said, options.no_answer_threshold, true);

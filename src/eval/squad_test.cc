@@ -58,7 +58,8 @@ TEST(Squad, VersionOne) {
 }
 
 TEST(Squad, VersionTwoHalvesAndThresholds) {
-  const std::vector<Example> questions = {question("a", {"red"}), question("b", {"blue sky"}), question("n", {}), question("m", {}), question("gone", {})};
+  const std::vector<Example> questions = {question("a", {"red"}), question("b", {"blue sky"}), question("n", {}),
+                                          question("m", {}), question("gone", {})};
   const SquadPredictions said = {{"a", {"red", 0.1}}, {"b", {"sky", 0.4}}, {"n", {"grass", 0.3}}, {"m", {"leaf", 0.9}}};
   // Without thresholds everything that was said counts.
   const EvalReport plain = score_squad(questions, said);
@@ -72,7 +73,8 @@ TEST(Squad, VersionTwoHalvesAndThresholds) {
   EXPECT_DOUBLE_EQ(cut.figure("exact"), 50);
   EXPECT_DOUBLE_EQ(cut.figure("HasAns_exact"), 50);
   EXPECT_DOUBLE_EQ(cut.figure("NoAns_exact"), 50);
-  // From 3 right (all silent, the missing one too): a: +1 = 4, n: -1, b: + 0 (exact) or 2/3, m: -1. The best is to answer a alone.
+  // From 3 right (all silent, the missing one too): a: +1 = 4, n: -1, b: + 0 (exact) or 2/3, m: -1. The best is to answer a
+  // alone.
   EXPECT_DOUBLE_EQ(cut.figure("best_exact"), 100);
   EXPECT_DOUBLE_EQ(cut.figure("best_exact_thresh"), 0.1);
   EXPECT_DOUBLE_EQ(cut.figure("best_f1"), 100);
@@ -86,13 +88,16 @@ TEST(Squad, ReadsPredictionFiles) {
   EXPECT_EQ(predictions.at("n").no_answer, 0.75);
   const TempFile list("[1]", ".json"), number(R"({"a": 3})", ".json"), words(R"({"a": "x"})", ".json");
   EXPECT_THAT(error_of([&] { read_squad_predictions(list.path()); }), HasSubstr("must be a JSON object"));
-  EXPECT_THAT(error_of([&] { read_squad_predictions(number.path()); }), HasSubstr("the prediction of 'a' must be a text, found number"));
+  EXPECT_THAT(error_of([&] { read_squad_predictions(number.path()); }),
+              HasSubstr("the prediction of 'a' must be a text, found number"));
   EXPECT_THAT(error_of([&] { read_squad_predictions(said.path(), words.path()); }), HasSubstr("must be a number, found string"));
 }
 
 TEST(Squad, AModelIsAskedEveryQuestion) {
   FakeEncoder model;
-  model.on_answer = [](const std::string& q) -> SpanAnswer { return {.text = q == "n" ? "guess" : "red", .no_answer_gap = q == "n" ? 2.0 : -1.0}; };
+  model.on_answer = [](const std::string& q) -> SpanAnswer {
+    return {.text = q == "n" ? "guess" : "red", .no_answer_gap = q == "n" ? 2.0 : -1.0};
+  };
   const std::vector<Example> questions = {question("a", {"red"}), question("n", {})};
   SquadPredictions said;
   const EvalReport report = evaluate_squad(model, questions, {.no_answer_threshold = 0}, {}, &said);

@@ -6,8 +6,8 @@
 
 #include <functional>
 
-#include "base/error.h"
 #include "base/file.h"
+#include "base/test_util.h"
 #include "generate/encoder_model.h"
 
 namespace rhetor::testing {
@@ -83,15 +83,5 @@ class TempFile {
  private:
   std::string path_;
 };
-
-// The sentence of the error that `run` fails with, "" if it does not.
-inline std::string error_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace rhetor::testing

@@ -39,7 +39,11 @@ class Answer {
 
  private:
   Answer(const Answer& other, StreamDecoder decoder)
-      : result(other.result), penalties(other.penalties), tokenizer_(other.tokenizer_), decoder_(std::move(decoder)), filter_(other.filter_) {}
+      : result(other.result),
+        penalties(other.penalties),
+        tokenizer_(other.tokenizer_),
+        decoder_(std::move(decoder)),
+        filter_(other.filter_) {}
   std::string show(std::string text) {
     result.text += text;
     return text;

@@ -7,7 +7,8 @@
 
 namespace rhetor {
 
-BeamSearch::BeamSearch(const Sampling& sampling, std::vector<TokenId> ends, std::int64_t longest, std::int64_t vocab, Answer empty)
+BeamSearch::BeamSearch(const Sampling& sampling, std::vector<TokenId> ends, std::int64_t longest, std::int64_t vocab,
+                       Answer empty)
     : sampling_(sampling), ends_(std::move(ends)), longest_(longest), vocab_(vocab) {
   open_.push_back({std::move(empty)});
 }
@@ -83,7 +84,8 @@ void BeamSearch::complete(Hypothesis hypothesis, std::int64_t length, FinishReas
   if (static_cast<std::int64_t>(complete_.size()) > sampling_.beams) complete_.pop_back();
 }
 
-// A sum only falls as a hypothesis grows, so its best possible score is at the longest length if length is rewarded, else at the next.
+// A sum only falls as a hypothesis grows, so its best possible score is at the longest length if length is rewarded, else at the
+// next.
 bool BeamSearch::can_improve(std::int64_t length) const {
   const std::int64_t at = sampling_.length_penalty > 0 ? longest_ : length + 1;
   return std::any_of(open_.begin(), open_.end(), [&](const Hypothesis& h) { return score(h.sum, at) > complete_.back().score; });

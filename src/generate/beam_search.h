@@ -1,9 +1,10 @@
-// Beam search over next-token logits (Graves 2012, "Sequence transduction with recurrent neural networks"; the length penalty as in
-// Hugging Face's generate: sum of log-probabilities / length^penalty).
+// Beam search over next-token logits (Graves 2012, "Sequence transduction with recurrent neural networks"; the length penalty as
+// in Hugging Face's generate: sum of log-probabilities / length^penalty).
 //
-// Rules. All extensions of the open hypotheses are ranked by their sum (ties: the earlier hypothesis, then the lower id). Those among the
-// best `beams` that end (an end token, which counts in the length, or a stop string) are complete; the best `beams` that do not end
-// stay open. Of the complete ones the best `beams` are kept. At the longest length the open ones are complete as they are.
+// Rules. All extensions of the open hypotheses are ranked by their sum (ties: the earlier hypothesis, then the lower id). Those
+// among the best `beams` that end (an end token, which counts in the length, or a stop string) are complete; the best `beams`
+// that do not end stay open. Of the complete ones the best `beams` are kept. At the longest length the open ones are complete as
+// they are.
 #pragma once
 
 #include <span>
@@ -19,7 +20,9 @@ class BeamSearch {
   BeamSearch(const Sampling& sampling, std::vector<TokenId> ends, std::int64_t longest, std::int64_t vocab, Answer empty);
 
   std::int64_t open() const { return static_cast<std::int64_t>(open_.size()); }
-  TokenId newest(std::int64_t hypothesis) const { return open_[static_cast<std::size_t>(hypothesis)].answer.result.tokens.back(); }
+  TokenId newest(std::int64_t hypothesis) const {
+    return open_[static_cast<std::size_t>(hypothesis)].answer.result.tokens.back();
+  }
   // One step: `logits` [V] of each open hypothesis. Returns, for each hypothesis open afterwards, which one it continues.
   std::vector<std::int64_t> advance(std::span<const std::span<const float>> logits);
   bool done() const { return done_; }

@@ -48,12 +48,13 @@ void enumerate(std::vector<TokenId>& history, double sum, std::int64_t longest, 
   }
 }
 
-std::vector<Generation> search(const Sampling& sampling, std::int64_t longest, std::size_t* steps = nullptr) {
-  BeamSearch beams(sampling, {kEnd}, longest, kVocab, Answer(toy_tokenizer(), sampling, {}));
-  std::vector<std::vector<TokenId>> histories = {{}};
+// Runs a search to its end; logits_of(tokens so far) is the model.
+template <class LogitsOf>
+std::vector<Generation> run(BeamSearch beams, std::vector<TokenId> prompt, LogitsOf logits_of, std::size_t* steps = nullptr) {
+  std::vector<std::vector<TokenId>> histories = {std::move(prompt)};
   while (!beams.done()) {
     std::vector<std::vector<float>> logits;
-    for (const auto& history : histories) logits.push_back(toy_logits(history));
+    for (const auto& history : histories) logits.push_back(logits_of(history));
     std::vector<std::span<const float>> spans(logits.begin(), logits.end());
     const auto parents = beams.advance(spans);
     std::vector<std::vector<TokenId>> next;
@@ -65,6 +66,10 @@ std::vector<Generation> search(const Sampling& sampling, std::int64_t longest, s
     if (steps) ++*steps;
   }
   return beams.take_best();
+}
+
+std::vector<Generation> search(const Sampling& sampling, std::int64_t longest, std::size_t* steps = nullptr) {
+  return run(BeamSearch(sampling, {kEnd}, longest, kVocab, Answer(toy_tokenizer(), sampling, {})), {}, toy_logits, steps);
 }
 
 TEST(BeamSearch, WideEnoughFindsTheBestOfAll) {
@@ -157,26 +162,15 @@ TEST(BeamSearch, TheEngineEqualsFullForwards) {
     const auto model = toy_model(family);
     const auto language = make_language_model(model, {.prefill_buckets = {8}});
     const auto prompt = random_prompt(5, 11);
-    for (const Sampling& sampling : {Sampling{.max_tokens = 6, .n = 3, .beams = 3},
-                                     Sampling{.repetition_penalty = 1.4, .max_tokens = 5, .n = 4, .beams = 4, .length_penalty = 0.5}}) {
+    for (const Sampling& sampling :
+         {Sampling{.max_tokens = 6, .n = 3, .beams = 3},
+          Sampling{.repetition_penalty = 1.4, .max_tokens = 5, .n = 4, .beams = 4, .length_penalty = 0.5}}) {
       const std::int64_t vocab = model->tokenizer->vocab_size();
       std::vector<TokenId> ends;
       for (const char* text : {"<|end|>", "<|endoftext|>"}) ends.push_back(model->tokenizer->special(text));
-      BeamSearch beams(sampling, ends, sampling.max_tokens, vocab, Answer(model->tokenizer, sampling, prompt));
-      std::vector<std::vector<TokenId>> histories = {prompt};
-      while (!beams.done()) {
-        std::vector<std::vector<float>> logits;
-        for (const auto& history : histories) logits.push_back(next_logits(*model, history));
-        std::vector<std::span<const float>> spans(logits.begin(), logits.end());
-        const auto parents = beams.advance(spans);
-        std::vector<std::vector<TokenId>> next;
-        for (std::size_t i = 0; i < parents.size(); ++i) {
-          next.push_back(histories[static_cast<std::size_t>(parents[i])]);
-          next.back().push_back(beams.newest(static_cast<std::int64_t>(i)));
-        }
-        histories = std::move(next);
-      }
-      const auto expected = beams.take_best();
+      const auto expected =
+          run(BeamSearch(sampling, ends, sampling.max_tokens, vocab, Answer(model->tokenizer, sampling, prompt)), prompt,
+              [&](const std::vector<TokenId>& ids) { return next_logits(*model, ids); });
       const auto found = generate_n(*language, prompt, sampling);
       ASSERT_EQ(found.size(), expected.size());
       for (std::size_t i = 0; i < found.size(); ++i) {

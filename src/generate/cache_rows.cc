@@ -8,7 +8,8 @@
 namespace rhetor {
 namespace {
 
-// The most prompt tokens of one step. Fixed, not chosen by load: the same prompt goes through the same executables alone or in company.
+// The most prompt tokens of one step. Fixed, not chosen by load: the same prompt goes through the same executables alone or in
+// company.
 constexpr std::int64_t kPrefillChunk = 256;
 
 // The first `positions` of row `from_row` into row `to_row`; both caches are [rows,capacity,G,D].
@@ -16,7 +17,8 @@ void copy_positions(const Tensor& from, std::int64_t from_row, Tensor& to, std::
   const std::size_t row = from.bytes() / static_cast<std::size_t>(from.shape()[0]);
   const std::size_t position = row / static_cast<std::size_t>(from.shape()[1]);
   std::memcpy(static_cast<char*>(to.raw()) + static_cast<std::size_t>(to_row) * row,
-              static_cast<const char*>(from.raw()) + static_cast<std::size_t>(from_row) * row, position * static_cast<std::size_t>(positions));
+              static_cast<const char*>(from.raw()) + static_cast<std::size_t>(from_row) * row,
+              position * static_cast<std::size_t>(positions));
 }
 
 }  // namespace

@@ -20,7 +20,8 @@ class CacheRows {
   // Compiles everything that may be needed.
   void prepare();
 
-  // Reads at most one chunk of the prompt; true once all of it is read. The prompt read last is remembered: it costs nothing again.
+  // Reads at most one chunk of the prompt; true once all of it is read. The prompt read last is remembered: it costs nothing
+  // again.
   bool prefill(const std::vector<TokenId>& prompt);
   // [V] after the last token of the prompt that was read.
   std::span<const float> prompt_logits() const { return prompt_logits_; }

@@ -6,7 +6,8 @@
 
 namespace rhetor {
 
-ChatWindow::ChatWindow(const LanguageModel& model) : tokenizer_(model.tokenizer()), template_(model.chat_template()), context_(model.config().context) {
+ChatWindow::ChatWindow(const LanguageModel& model)
+    : tokenizer_(model.tokenizer()), template_(model.chat_template()), context_(model.config().context) {
   if (!tokenizer_) fail("the model '{}' has no tokenizer; generation needs one", model.name());
   specials_ = tokenizer_->specials();
   for (std::int64_t id = 0; id < tokenizer_->vocab_size(); ++id)
@@ -15,6 +16,14 @@ ChatWindow::ChatWindow(const LanguageModel& model) : tokenizer_(model.tokenizer(
 
 std::string ChatWindow::render(const std::vector<ChatMessage>& messages, bool open_answer) const {
   return template_->render(messages, open_answer, specials_);
+}
+
+Sampling ChatWindow::conversing(Sampling sampling) const {
+  constexpr std::size_t kMostStops = 16;  // what Sampling::validate() allows
+  for (const std::string& stop : template_->stop) {
+    if (tokenizer_->special(stop) < 0 && sampling.stop.size() < kMostStops) sampling.stop.push_back(stop);
+  }
+  return sampling;
 }
 
 std::int64_t ChatWindow::tokens_at_least(std::size_t bytes) const { return static_cast<std::int64_t>(bytes) / longest_; }

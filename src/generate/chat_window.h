@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "data/batches.h"
 #include "generate/generator.h"
 
 namespace rhetor {
@@ -20,9 +19,11 @@ class ChatWindow {
     std::vector<TokenId> tokens;   // rendered, open for the answer
     std::size_t dropped = 0;       // messages left out
   };
-  // The newest turns that leave room for `answer` tokens (at most half the context is kept free). Leading system messages and the last
-  // message always stay; fails with Error{resource} if these alone leave no place for an answer.
+  // The newest turns that leave room for `answer` tokens (at most half the context is kept free). Leading system messages and the
+  // last message always stay; fails with Error{resource} if these alone leave no place for an answer.
   Fit fit(const std::vector<ChatMessage>& messages, std::int64_t answer) const;
+  // `sampling` with what ends an answer of this template but is no token of its own ("\nUser:"); the engine knows the tokens.
+  Sampling conversing(Sampling sampling) const;
   // A plain prompt; fails with Error{resource} if it leaves no place for an answer. Text that cannot fit is refused without being
   // tokenised, so the cost is bounded by the context, not by the text.
   std::vector<TokenId> encode(std::string_view text, bool specials = false) const;

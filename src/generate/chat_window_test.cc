@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "generate/plan_model.h"
 #include "generate/test_models.h"
 
 namespace rhetor::testing {
@@ -25,12 +27,13 @@ class ChatWindowTest : public ::testing::Test {
   LanguageModelPtr model_ = make_language_model(toy_model("llama", 1, 64));
   ChatWindow window_{*model_};
   std::vector<TokenId> tokens(const std::vector<ChatMessage>& messages) const {
-    return model_->tokenizer()->encode(render_chat(messages, true), true);
+    return model_->tokenizer()->encode(chat_template("rhetor").render(messages, true), true);
   }
 };
 
 TEST_F(ChatWindowTest, AConversationThatFitsStaysWhole) {
-  const std::vector<ChatMessage> messages = {{"system", "Be kind."}, {"user", "The sea?"}, {"assistant", "It is wide."}, {"user", "Why?"}};
+  const std::vector<ChatMessage> messages = {
+      {"system", "Be kind."}, {"user", "The sea?"}, {"assistant", "It is wide."}, {"user", "Why?"}};
   const auto fit = window_.fit(messages, 4);
   EXPECT_EQ(fit.dropped, 0u);
   EXPECT_EQ(fit.tokens, tokens(messages));
@@ -71,12 +74,49 @@ TEST_F(ChatWindowTest, WhatCannotFitIsRefused) {
   for (const std::size_t bytes : {70u, 1u << 20}) {
     const std::string text(bytes, 'q');
     EXPECT_THAT(refusal([&] { window_.fit({{"user", "a"}, {"user", text}}, 4); }), HasSubstr("the last message has"));
-    EXPECT_THAT(refusal([&] { window_.fit({{"system", text}, {"user", "a"}}, 4); }), HasSubstr("the system message and the last"));
+    EXPECT_THAT(refusal([&] {
+                  window_.fit({{"system", text}, {"user", "a"}}, 4);
+                }),
+                HasSubstr("the system message and the last"));
     EXPECT_THAT(refusal([&] { window_.encode(text); }), HasSubstr("context holds 64"));
   }
   EXPECT_EQ(window_.encode("The sea"), model_->tokenizer()->encode("The sea"));
   EXPECT_EQ(window_.fit({{"system", "alone"}}, 4).tokens, tokens({{"system", "alone"}}));
   EXPECT_THROW(window_.fit({}, 4), Error);
+}
+
+TEST_F(ChatWindowTest, TextsThatEndAnAnswerBecomeStopStrings) {
+  EXPECT_THAT(window_.conversing({.stop = {"x"}}).stop, ::testing::ElementsAre("x"));  // <|end|> is a token
+  const auto plain =
+      make_language_model(toy_model(), {.chat_template = std::make_shared<const ChatTemplate>(chat_template("plain"))});
+  EXPECT_THAT(ChatWindow(*plain).conversing({.stop = {"x"}}).stop, ::testing::ElementsAre("x", "\nUser:"));
+}
+
+TEST(ModelsChatTemplate, ItBringsItsOwn) {
+  ScratchFolder scratch;
+  const auto folder = scratch.path() / "m";
+  save_model(folder, *toy_model());
+  EXPECT_EQ(open_language_model(folder)->chat_template()->name, "rhetor");
+  write_file_atomic(
+      folder / "tokenizer_config.json",
+      R"({"eos_token": {"content": "</s>"}, "chat_template": [{"name": "default", "template": "{{ '<|im_start|>' }}"}]})");
+  EXPECT_EQ(open_language_model(folder)->chat_template()->name, "chatml");
+  write_file_atomic(folder / "chat_template.jinja", "{{ '[INST] ' }}");
+  EXPECT_EQ(open_language_model(folder)->chat_template()->name, "mistral");
+  write_file_atomic(folder / "chat_template.json",
+                    R"({"name": "mine", "system": ["S", ""], "user": ["U", ""], "assistant": ["A", ""], "open": "A"})");
+  const auto model = open_language_model(folder);
+  EXPECT_EQ(model->chat_template()->name, "mine");
+  EXPECT_EQ(ChatWindow(*model).fit({{"user", "sea"}}, 4).tokens, model->tokenizer()->encode("UseaA", true));
+  compile_to_plan(folder, scratch.path() / "m.plan", {.prefill_buckets = {16}}, {1});
+  EXPECT_EQ(open_language_model(scratch.path() / "m.plan")->chat_template()->name, "mine");
+  // It goes where the weights go.
+  save_model(scratch.path() / "copy", *load_model(folder));
+  EXPECT_EQ(open_language_model(scratch.path() / "copy")->chat_template()->name, "mine");
+  save_model(folder, *toy_model());
+  EXPECT_EQ(open_language_model(folder)->chat_template()->name, "mine");
+  write_file_atomic(folder / "chat_template.json", "{");
+  EXPECT_THROW(open_language_model(folder), Error);
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
 // Answers that take one pass through a model and generate no text: embeddings, labels, scores, spans. The engine behind
 // /v1/embeddings, /v1/classify, /v1/qa, /v1/rank and behind `rhetor embed|rank|ask|eval`.
 //
-// Thread-safety: an EncoderModel is immutable; every member may be called concurrently. Texts are sorted into length buckets and batched;
-// a result does not depend on its neighbours beyond the rounding of a
-// sum: another batch size may take another kernel.
+// Thread-safety: an EncoderModel is immutable; every member may be called concurrently. Texts are sorted into length buckets and
+// batched; a result does not depend on its neighbours beyond the rounding of a sum: another batch size may take another kernel.
 #pragma once
 
 #include <cstdint>
@@ -61,11 +60,13 @@ class EncoderModel {
   virtual std::vector<std::vector<float>> embed(std::span<const std::string> texts) const = 0;
   // Per text all labels, best first; regression: one label "score".
   virtual std::vector<std::vector<Label>> classify(std::span<const TextPair> texts) const = 0;
-  virtual std::vector<SpanAnswer> answer(const std::string& question, const std::string& passage, const AskOptions& options = {}) const = 0;
+  virtual std::vector<SpanAnswer> answer(const std::string& question, const std::string& passage,
+                                         const AskOptions& options = {}) const = 0;
   virtual std::vector<std::vector<TaggedWord>> tag(std::span<const std::string> texts) const = 0;
   // One score a document, higher is better, in the given order.
   virtual std::vector<double> rank(const std::string& query, std::span<const std::string> documents) const = 0;
-  // The probability of each choice to be the right one. `text.second`, where given, stands before each choice (a question after a passage).
+  // The probability of each choice to be the right one. `text.second`, where given, stands before each choice (a question after a
+  // passage).
   virtual std::vector<double> choose(const TextPair& text, std::span<const std::string> choices) const;
 };
 using EncoderModelPtr = std::shared_ptr<const EncoderModel>;

@@ -1,6 +1,7 @@
 #include "generate/encoder_runner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "base/error.h"
@@ -10,6 +11,8 @@ namespace {
 
 constexpr std::int64_t kBatchTokens = 2048,
                        kMostRows = 32;  // of a batch: enough to fill the cores, little enough to stay in the caches
+// Activations in the sessions kept for the next caller; making one anew costs its page faults.
+constexpr std::uint64_t kIdleBytes = std::uint64_t{16} << 20;
 
 std::int64_t power_of_two_from(std::int64_t n) {
   std::int64_t p = 1;
@@ -80,12 +83,7 @@ void EncoderRunner::run_batch(const Key& key, std::span<const Encoding> rows, st
       slot.executable = compile(graph, model_->weights, compile_options_for(model_->config, compile_));
     }
   }
-  std::unique_ptr<Session> session;
-  {
-    std::lock_guard lock(slot.guard);
-    if (!slot.idle.empty()) session = std::move(slot.idle.back()), slot.idle.pop_back();
-  }
-  if (!session) session = std::make_unique<Session>(slot.executable);
+  std::unique_ptr<Session> session = take_session(key, slot.executable);
   const Graph& graph = slot.executable->graph();
   const bool segments = graph.find_input("segments").valid(), lengths = graph.find_input("lengths").valid();
   for (std::int64_t b = 0; b < key.batch; ++b) {
@@ -106,8 +104,35 @@ void EncoderRunner::run_batch(const Key& key, std::span<const Encoding> rows, st
   }
   session->run();
   for (std::size_t b = 0; b < order.size(); ++b) read(order[b], *session, static_cast<std::int64_t>(b));
-  std::lock_guard lock(slot.guard);
-  slot.idle.push_back(std::move(session));
+  give_back(key, std::move(session));
+}
+
+std::unique_ptr<Session> EncoderRunner::take_session(const Key& key, const ExecutablePtr& executable) const {
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = std::find_if(idle_.rbegin(), idle_.rend(), [&](const Idle& idle) { return idle.key == key; });
+    if (found != idle_.rend()) {
+      std::unique_ptr<Session> session = std::move(found->session);
+      idle_.erase(std::next(found).base());
+      return session;
+    }
+  }
+  return std::make_unique<Session>(executable);
+}
+
+void EncoderRunner::give_back(const Key& key, std::unique_ptr<Session> session) const {
+  std::vector<Idle> dropped;  // they end after the lock
+  std::lock_guard lock(mutex_);
+  idle_.push_back({key, std::move(session)});
+  std::uint64_t bytes = 0;
+  std::size_t kept = 0;
+  for (auto it = idle_.rbegin(); it != idle_.rend(); ++it, ++kept) {
+    bytes += it->session->executable().report().arena_bytes;
+    if (bytes > kIdleBytes && kept > 0) break;
+  }
+  const auto first_kept = idle_.end() - static_cast<std::ptrdiff_t>(kept);
+  std::move(idle_.begin(), first_kept, std::back_inserter(dropped));
+  idle_.erase(idle_.begin(), first_kept);
 }
 
 }  // namespace rhetor

@@ -1,5 +1,6 @@
 // Runs texts of any length through the heads of one model: rows are sorted into buckets of length and batch, whose executables
-// are compiled when first needed and kept; each has a free list of sessions, so that callers run side by side.
+// are compiled when first needed and kept. Callers run side by side, each in a session of its own; of those that nobody uses only the
+// latest stay, so that memory does not depend on how many buckets have ever been asked for.
 #pragma once
 
 #include <functional>
@@ -32,10 +33,14 @@ class EncoderRunner {
   struct Slot {
     std::mutex compiling;
     ExecutablePtr executable;
-    std::mutex guard;  // of `idle`
-    std::vector<std::unique_ptr<Session>> idle;
+  };
+  struct Idle {
+    Key key;
+    std::unique_ptr<Session> session;
   };
   Slot& slot(const Key& key) const;
+  std::unique_ptr<Session> take_session(const Key& key, const ExecutablePtr& executable) const;
+  void give_back(const Key& key, std::unique_ptr<Session> session) const;
   void run_batch(const Key& key, std::span<const Encoding> rows, std::span<const std::size_t> order, const Read& read) const;
 
   ModelPtr model_;
@@ -43,6 +48,7 @@ class EncoderRunner {
   std::vector<std::int64_t> lengths_;  // buckets, ascending; the last one is the context
   mutable std::mutex mutex_;
   mutable std::map<Key, std::unique_ptr<Slot>> slots_;
+  mutable std::vector<Idle> idle_;  // the latest used last
 };
 
 }  // namespace rhetor

@@ -31,6 +31,8 @@ std::int64_t choose_bucket(const std::vector<std::int64_t>& buckets, std::int64_
 void require_language_model(const ModelConfig& config, const std::string& name) {
   if (config.family == "bert")
     fail("'{}' is a bert model: it reads text but does not generate it; give a gpt2 or llama model", name);
+  if (config.family == "t5")
+    fail("'{}' is a t5 model: 'rhetor generate' answers with it; here a gpt2 or llama model is needed", name);
 }
 
 ExecutablePtr compile_cached(const Model& model, std::int64_t batch, std::int64_t seq, CompileOptions options) {
@@ -58,7 +60,10 @@ class FolderModel final : public LanguageModel {
     for (const auto& [weight, tensor] : model_->weights) bytes += tensor.bytes();
     return bytes;
   }
-  ChatTemplatePtr chat_template() const override { return options_.chat_template ? options_.chat_template : LanguageModel::chat_template(); }
+  ChatTemplatePtr chat_template() const override {
+    if (options_.chat_template) return options_.chat_template;
+    return model_->chat_template ? model_->chat_template : LanguageModel::chat_template();
+  }
   std::int64_t prefill_bucket(std::int64_t seq) const override { return choose_bucket(buckets_, seq); }
   ExecutablePtr cached(std::int64_t batch, std::int64_t seq) const override {
     const std::int64_t size = seq == 1 ? 1 : prefill_bucket(seq);
@@ -88,10 +93,9 @@ LanguageModelPtr open_language_model(const std::filesystem::path& path, const Op
   if (std::filesystem::is_directory(path, error)) {
     ModelPtr model = load_model(path);
     if (!model->tokenizer)
-      fail(ErrorKind::not_found, "the model folder '{}' has no tokenizer.json; without it there is no text, only numbers", path.string());
-    OpenOptions own = options;
-    if (!own.chat_template) own.chat_template = load_chat_template(path, model->tokenizer);
-    return make_language_model(std::move(model), own);
+      fail(ErrorKind::not_found, "the model folder '{}' has no tokenizer.json; without it there is no text, only numbers",
+           path.string());
+    return make_language_model(std::move(model), options);
   }
   if (!std::filesystem::exists(path, error))
     fail(ErrorKind::not_found, "'{}' does not exist; give a model folder or a .plan file", path.string());

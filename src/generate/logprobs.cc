@@ -55,7 +55,8 @@ TokenLogprob token_logprob(std::span<const float> logits, TokenId id, std::int64
   const auto of = [&](TokenId token) { return static_cast<double>(logits[static_cast<std::size_t>(token)]) - total; };
   TokenLogprob out{.id = id, .logprob = of(id)};
   if (top > 0) {
-    for (const TokenId token : top_ids(logits.first(static_cast<std::size_t>(vocab)), top)) out.top.emplace_back(token, of(token));
+    for (const TokenId token : top_ids(logits.first(static_cast<std::size_t>(vocab)), top))
+      out.top.emplace_back(token, of(token));
   }
   return out;
 }

@@ -14,8 +14,8 @@ void require_finite(std::span<const float> logits, std::uint64_t counter);
 double log_sum_exp(std::span<const float> logits);
 // The ids of the `count` highest of `logits`, best first; ties go to the lower id.
 std::vector<TokenId> top_ids(std::span<const float> logits, std::int64_t count);
-// Of token `id` and the `top` likeliest among the first `vocab`: a vocabulary may be padded beyond the tokenizer's, and those ids, though part
-// of the distribution, mean nothing.
+// Of token `id` and the `top` likeliest among the first `vocab`: a vocabulary may be padded beyond the tokenizer's, and those
+// ids, though part of the distribution, mean nothing.
 TokenLogprob token_logprob(std::span<const float> logits, TokenId id, std::int64_t top, std::int64_t vocab);
 
 }  // namespace rhetor

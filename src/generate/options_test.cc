@@ -39,8 +39,16 @@ std::vector<Sampling> all_options() {
           {.max_tokens = 6, .logprobs = true, .top_logprobs = 1, .beams = 3},
           {.max_tokens = 7, .beams = 4, .length_penalty = 0, .early_stopping = true},
           {.repetition_penalty = 1.5, .max_tokens = 5, .stop = {"a"}, .beams = 2},
-          {.temperature = 0.7, .top_p = 0.8, .min_p = 0.05, .repetition_penalty = 1.1, .presence_penalty = 0.3, .frequency_penalty = 0.2,
-           .logit_bias = {{5, -3}}, .seed = 7, .max_tokens = 9, .logprobs = true}};
+          {.temperature = 0.7,
+           .top_p = 0.8,
+           .min_p = 0.05,
+           .repetition_penalty = 1.1,
+           .presence_penalty = 0.3,
+           .frequency_penalty = 0.2,
+           .logit_bias = {{5, -3}},
+           .seed = 7,
+           .max_tokens = 9,
+           .logprobs = true}};
 }
 
 TEST(Options, BatchedEqualsOneByOne) {
@@ -92,14 +100,17 @@ TEST(Options, PenaltiesAndLogprobsFollowAFullForward) {
     std::vector<double> changed(logits.begin(), logits.end());
     changed[40] += 1.5;
     for (std::size_t token = 0; token < changed.size(); ++token) {
-      const auto in_answer = std::count(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end(), static_cast<TokenId>(token));
-      if (std::count(ids.begin(), ids.end(), static_cast<TokenId>(token)) > 0) changed[token] *= changed[token] > 0 ? 1 / 1.8 : 1.8;
+      const auto in_answer =
+          std::count(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end(), static_cast<TokenId>(token));
+      if (std::count(ids.begin(), ids.end(), static_cast<TokenId>(token)) > 0)
+        changed[token] *= changed[token] > 0 ? 1 / 1.8 : 1.8;
       if (in_answer > 0) changed[token] -= 0.7 + 0.4 * static_cast<double>(in_answer);
     }
     const auto best = std::max_element(changed.begin(), changed.end()) - changed.begin();
     ASSERT_EQ(result.tokens[i], best) << "token " << i;
     // Log-probabilities know nothing of them.
-    EXPECT_NEAR(result.logprobs[i].logprob, static_cast<double>(logits[static_cast<std::size_t>(best)]) - log_sum_exp(logits), 1e-4);
+    EXPECT_NEAR(result.logprobs[i].logprob, static_cast<double>(logits[static_cast<std::size_t>(best)]) - log_sum_exp(logits),
+                1e-4);
     EXPECT_EQ(result.logprobs[i].top[0].first, top_ids(logits, 1)[0]);
     ids.push_back(result.tokens[i]);
   }
@@ -135,7 +146,8 @@ TEST(Options, SeveralAnswersShareAPrompt) {
     std::map<std::int64_t, Generation> done;
     Generation other;
     sampling.n = 5;
-    engine.add({random_prompt(1, 12), {.temperature = 1, .seed = 1, .max_tokens = 9}, {}, [&](const Generation& g) { other = g; }});
+    engine.add(
+        {random_prompt(1, 12), {.temperature = 1, .seed = 1, .max_tokens = 9}, {}, [&](const Generation& g) { other = g; }});
     engine.add({prompt, sampling, {}, [&](const Generation& g) { done[g.index] = g; }});
     while (engine.step()) {
     }
@@ -210,7 +222,8 @@ TEST(Options, PiecesCarryIndexAndLogprobs) {
 
 TEST(Options, CancelEndsAllAnswersOfARequest) {
   const auto language = make_language_model(toy_model());
-  for (const Sampling& sampling : {Sampling{.temperature = 1, .max_tokens = 20, .n = 5}, Sampling{.max_tokens = 20, .n = 2, .beams = 2}}) {
+  for (const Sampling& sampling :
+       {Sampling{.temperature = 1, .max_tokens = 20, .n = 5}, Sampling{.max_tokens = 20, .n = 2, .beams = 2}}) {
     BatchEngine engine(*language, 2);
     std::vector<std::int64_t> seen;
     const auto id = engine.add({random_prompt(1, 5), sampling, {}, [&](const Generation& g) {

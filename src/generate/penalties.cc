@@ -12,7 +12,8 @@ void Penalties::add(TokenId id) {
   if (counting_) ++counts_[id];
 }
 
-std::span<const float> Penalties::apply(std::span<const float> logits, const Sampling& sampling, std::vector<float>& buffer) const {
+std::span<const float> Penalties::apply(std::span<const float> logits, const Sampling& sampling,
+                                        std::vector<float>& buffer) const {
   if (sampling.logit_bias.empty() && counts_.empty()) return logits;
   buffer.assign(logits.begin(), logits.end());
   // Ids beyond the logits: those of a vocabulary padded beyond the tokenizer's, which a prompt given as ids may hold.
@@ -24,7 +25,8 @@ std::span<const float> Penalties::apply(std::span<const float> logits, const Sam
     if (static_cast<std::size_t>(id) >= buffer.size()) continue;
     float& logit = buffer[static_cast<std::size_t>(id)];
     logit = logit > 0 ? logit / repetition : logit * repetition;
-    if (count > 0) logit -= static_cast<float>(sampling.presence_penalty + static_cast<double>(count) * sampling.frequency_penalty);
+    if (count > 0)
+      logit -= static_cast<float>(sampling.presence_penalty + static_cast<double>(count) * sampling.frequency_penalty);
   }
   return buffer;
 }

@@ -25,7 +25,8 @@ std::vector<float> adjusted(const Sampling& sampling, const std::vector<TokenId>
 
 TEST(Penalties, FollowTheirDefinitions) {
   // CTRL: once a token, of prompt and answer alike.
-  EXPECT_THAT(adjusted({.repetition_penalty = 2}, {0, 1, 0, 1}, {2, 2, 3}), Pointwise(FloatEq(), {1.f, -4.f, 2.f, -8.f, 1.f, 0.f}));
+  EXPECT_THAT(adjusted({.repetition_penalty = 2}, {0, 1, 0, 1}, {2, 2, 3}),
+              Pointwise(FloatEq(), {1.f, -4.f, 2.f, -8.f, 1.f, 0.f}));
   // OpenAI: of the answer alone; presence once, frequency each time.
   EXPECT_THAT(adjusted({.presence_penalty = 0.5}, {0, 1}, {2, 2, 3}), Pointwise(FloatEq(), {2.f, -2.f, 3.5f, -4.5f, 1.f, 0.f}));
   EXPECT_THAT(adjusted({.frequency_penalty = 0.5}, {0, 1}, {2, 2, 3}), Pointwise(FloatEq(), {2.f, -2.f, 3.f, -4.5f, 1.f, 0.f}));

@@ -19,8 +19,10 @@ class PlanModel final : public LanguageModel {
     if (plan_.blobs.contains("tokenizer.json")) tokenizer_ = tokenizer_from_json(blob("tokenizer.json"), file_);
     name_ = blob("name");
     chat_template_ = chat_template;
-    if (!chat_template_ && plan_.blobs.contains("chat_template.json"))
-      chat_template_ = std::make_shared<const ChatTemplate>(parse_chat_template(blob("chat_template.json"), fmt::format("chat_template.json in '{}'", file_)));
+    if (!chat_template_ && plan_.blobs.contains(kChatTemplateFile)) {
+      const std::string where = fmt::format("{} in '{}'", kChatTemplateFile, file_);
+      chat_template_ = std::make_shared<const ChatTemplate>(parse_chat_template(blob(kChatTemplateFile), where));
+    }
     for (const auto& [entry, executable] : plan_.executables) {
       long long batch = 0, seq = 0;
       if (std::sscanf(entry.c_str(), "cached.b%lld.s%lld", &batch, &seq) != 2) continue;
@@ -92,7 +94,8 @@ void compile_to_plan(const std::filesystem::path& path, const std::filesystem::p
   plan.blobs["config.json"] = model->config.to_json();
   plan.blobs["name"] = model->name;
   if (model->tokenizer) plan.blobs["tokenizer.json"] = model->tokenizer->to_json();
-  plan.blobs["chat_template.json"] = (options.chat_template ? options.chat_template : load_chat_template(path, model->tokenizer))->to_json();
+  const ChatTemplatePtr own = options.chat_template ? options.chat_template : model->chat_template;
+  plan.blobs[kChatTemplateFile] = (own ? own : default_chat_template(model->tokenizer.get()))->to_json();
   save_plan(out, plan);
 }
 

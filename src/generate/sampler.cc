@@ -12,7 +12,8 @@
 namespace rhetor {
 namespace {
 
-constexpr std::uint64_t kSamplingStream = 0x73616d706c65;  // 47 bits; keeps these numbers apart from dropout's and initialisation's
+constexpr std::uint64_t kSamplingStream =
+    0x73616d706c65;  // 47 bits; keeps these numbers apart from dropout's and initialisation's
 
 TokenId argmax(std::span<const float> logits) {
   std::size_t best = 0;
@@ -58,8 +59,10 @@ void Sampling::validate() const {
   if (!(min_p >= 0 && min_p <= 1)) fail("min_p must be from 0 (off) to 1, found {}", min_p);
   if (!(repetition_penalty >= 0.1 && repetition_penalty <= 10))
     fail("repetition_penalty must be from 0.1 to 10 (1 = off), found {}", repetition_penalty);
-  if (!(presence_penalty >= -2 && presence_penalty <= 2)) fail("presence_penalty must be from -2 to 2, found {}", presence_penalty);
-  if (!(frequency_penalty >= -2 && frequency_penalty <= 2)) fail("frequency_penalty must be from -2 to 2, found {}", frequency_penalty);
+  if (!(presence_penalty >= -2 && presence_penalty <= 2))
+    fail("presence_penalty must be from -2 to 2, found {}", presence_penalty);
+  if (!(frequency_penalty >= -2 && frequency_penalty <= 2))
+    fail("frequency_penalty must be from -2 to 2, found {}", frequency_penalty);
   if (logit_bias.size() > 1024) fail("logit_bias names {} tokens; at most 1024 are allowed", logit_bias.size());
   for (const auto& [id, bias] : logit_bias) {
     if (id < 0) fail("logit_bias names the token {}; token ids are 0 or more", id);

@@ -54,7 +54,8 @@ TEST(Sampler, FollowsTheDistribution) {
                      {0, 2 / (2 + std::sqrt(2) + std::sqrt(3)), std::sqrt(2) / (2 + std::sqrt(2) + std::sqrt(3)),
                       std::sqrt(3) / (2 + std::sqrt(2) + std::sqrt(3))});
   expect_frequencies(logits, {.temperature = 1, .min_p = 1}, {0, 1, 0, 0});
-  expect_frequencies(logits, {.temperature = 1, .top_k = 3, .top_p = 0.5, .min_p = 0.2}, {0, 4.0 / 7, 0, 3.0 / 7});   // 0.4/0.9 < 0.5
+  expect_frequencies(logits, {.temperature = 1, .top_k = 3, .top_p = 0.5, .min_p = 0.2},
+                     {0, 4.0 / 7, 0, 3.0 / 7});  // 0.4/0.9 < 0.5
 }
 
 TEST(Sampler, ACounterAndSeedGiveOneToken) {
@@ -72,7 +73,8 @@ TEST(Sampler, ACounterAndSeedGiveOneToken) {
 TEST(Sampler, AnswersDrawFromStreamsOfTheirOwn) {
   const std::vector<float> logits(50, 0.0f);
   int same = 0;
-  for (std::uint64_t i = 0; i < 100; ++i) same += sample(logits, {.temperature = 1}, i, 0) == sample(logits, {.temperature = 1}, i, 1);
+  for (std::uint64_t i = 0; i < 100; ++i)
+    same += sample(logits, {.temperature = 1}, i, 0) == sample(logits, {.temperature = 1}, i, 1);
   EXPECT_LT(same, 15);
   EXPECT_EQ(sample(logits, {.temperature = 1}, 3, 0), sample(logits, {.temperature = 1}, 3));
 }

@@ -12,7 +12,8 @@ std::vector<Score> score(const LanguageModel& model, std::span<const Continuatio
   if (wanted.empty()) return out;
   BatchEngine engine(model, std::min(slots, static_cast<std::int64_t>(wanted.size())));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (wanted[i].tokens.empty()) fail("the continuation {} of {} has no tokens; there is nothing to score", i + 1, wanted.size());
+    if (wanted[i].tokens.empty())
+      fail("the continuation {} of {} has no tokens; there is nothing to score", i + 1, wanted.size());
     BatchRequest request{.prompt = wanted[i].prompt, .sampling = {.logprobs = true, .top_logprobs = 1}};
     request.forced = wanted[i].tokens;
     request.on_done = [&to = out[i]](const Generation& done) {

@@ -7,8 +7,8 @@ namespace rhetor {
 std::string StopFilter::push(std::string_view piece) {
   if (stopped_) return {};
   held_ += piece;
-  // As if the text came byte by byte: the stop string that is complete first ends it, of several the longest, so that it does not matter
-  // how the text is cut into pieces.
+  // As if the text came byte by byte: the stop string that is complete first ends it, of several the longest, so that it does not
+  // matter how the text is cut into pieces.
   std::size_t first = std::string::npos, end = std::string::npos;
   for (const auto& stop : stops_) {
     const std::size_t at = held_.find(stop);

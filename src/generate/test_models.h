@@ -2,12 +2,12 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
 
 #include "base/rng.h"
+#include "base/test_util.h"
 #include "generate/generator.h"
 
 namespace rhetor::testing {
@@ -84,24 +84,5 @@ inline std::shared_ptr<Model> scripted(const std::string& text) {
   }
   return model;
 }
-
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    static int count = 0;
-    path_ = std::filesystem::temp_directory_path() / fmt::format("rhetor-generate-{}-{}", ::getpid(), count++);
-    std::filesystem::create_directories(path_);
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace rhetor::testing

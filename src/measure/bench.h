@@ -29,13 +29,14 @@ struct BenchOptions {
   int threads = 0;                   // 0 = all
   double seconds = 3;                // measuring time a row, after warm-up
 };
-BenchResult bench_ops(const BenchOptions& options);       // the op matrix's benchmark samples: time, GB/s, GFLOP/s, % of floor, what limits
+BenchResult bench_ops(
+    const BenchOptions& options);  // the op matrix's benchmark samples: time, GB/s, GFLOP/s, % of floor, what limits
 BenchResult bench_model(const BenchOptions& options);     // keys latency_ms_p50, throughput_per_s, floor_ms, memory_bytes, ...
 BenchResult bench_train(const BenchOptions& options);     // tokens_per_s, step_ms_p50, memory_bytes, floor_ms
 BenchResult bench_generate(const BenchOptions& options);  // prefill_ms, prefill_floor_ms, decode_ms, floor_ms, ...
 
-// What this machine can do with operations in `dtype` (f32, bf16, int8) and a working set of so many bytes: the best of several probes,
-// measured at first use (about a second) and kept.
+// What this machine can do with operations in `dtype` (f32, bf16, int8) and a working set of so many bytes: the best of several
+// probes, measured at first use (about a second) and kept.
 struct MachinePeak { double flops = 0, bytes_per_s = 0; };
 MachinePeak machine_peak(int threads, const std::string& dtype, double working_set);
 

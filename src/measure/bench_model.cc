@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
+#include "data/batches.h"
+#include "data/span_corruption.h"
 #include "generate/generator.h"
 #include "measure/bench.h"
 #include "measure/machine.h"
@@ -26,7 +28,8 @@ std::string describe(const BenchOptions& o, const std::string& rest) {
   return fmt::format("{} {} {}, threads {}", o.model, o.dtype, rest, thread_count(o));
 }
 
-// Random groups of 4-bit weights: what they hold does not change the speed, and choosing the best scales for a billion would take long.
+// Random groups of 4-bit weights: what they hold does not change the speed, and choosing the best scales for a billion would take
+// long.
 void invent_int4(Model& model) {
   model.config.quantization = kInt4;
   std::vector<unsigned char> pool(1 << 20);
@@ -90,7 +93,9 @@ void fill_inputs(Session& session, std::int64_t vocab, std::int64_t seq) {
     Tensor& tensor = session.input(name);
     const bool ids = name == "tokens" || name == "targets";
     for (std::int64_t i = 0; i < tensor.elements(); ++i)
-      tensor.set(i, ids ? static_cast<double>(rng.below(static_cast<std::uint64_t>(vocab))) : name == "lengths" ? static_cast<double>(seq) : 0.0);
+      tensor.set(i, ids                 ? static_cast<double>(rng.below(static_cast<std::uint64_t>(vocab)))
+                    : name == "lengths" ? static_cast<double>(seq)
+                                        : 0.0);
   }
 }
 
@@ -111,7 +116,8 @@ BenchResult bench_model(const BenchOptions& options) {
   const int threads = thread_count(options);
   const ModelPtr model = open_or_invent(options);
   const ModelConfig& config = model->config;
-  if (options.seq > config.context) fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, config.context);
+  if (options.seq > config.context)
+    fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, config.context);
   BuildSpec spec;
   spec.task = config.family == "bert" ? Task::hidden : Task::logits;
   spec.batch = options.batch;
@@ -121,7 +127,8 @@ BenchResult bench_model(const BenchOptions& options) {
   fill_inputs(session, config.vocab, options.seq);
   const Timing timing = measure(options.seconds, [&] { session.run(); });
   const CompileReport& report = exe->report();
-  const Floor floor = floor_of(work_of(*exe, static_cast<double>(report.packed_bytes)), threads, arithmetic(options, config), timing.p50_ms);
+  const Floor floor =
+      floor_of(work_of(*exe, static_cast<double>(report.packed_bytes)), threads, arithmetic(options, config), timing.p50_ms);
   BenchResult result = new_result(describe(options, fmt::format("seq {} batch {}", options.seq, options.batch)), threads);
   result.rows.push_back({options.model,
                          {{"latency_ms_p50", timing.p50_ms},
@@ -142,7 +149,8 @@ BenchResult bench_generate(const BenchOptions& options) {
   const ModelConfig& config = model->config;
   if (config.family == "bert") fail("rhetor bench generate needs a gpt2 or llama model; {} is bert", options.model);
   if (options.prompt + options.tokens > config.context)
-    fail("--prompt {} and --tokens {} do not fit the context of {}, which is {}", options.prompt, options.tokens, options.model, config.context);
+    fail("--prompt {} and --tokens {} do not fit the context of {}, which is {}", options.prompt, options.tokens, options.model,
+         config.context);
   OpenOptions open;
   open.compile = compile_options(options, config);
   open.prefill_buckets = {options.prompt};
@@ -163,19 +171,21 @@ BenchResult bench_generate(const BenchOptions& options) {
     next.run();
     position = position + 1 < options.prompt + options.tokens ? position + 1 : options.prompt;
   });
-  const Floor floor = floor_of(work_of(*decode, static_cast<double>(decode->report().packed_bytes)), threads, arithmetic(options, config),
-                               decode_time.p50_ms);
-  BenchResult result = new_result(describe(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
-  result.rows.push_back({options.model,
-                         {{"prefill_ms", prefill_time.p50_ms},
-                          {"prefill_floor_ms", prefill_floor.ms},
-                          {"prefill_tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.prompt) / prefill_time.p50_ms},
-                          {"decode_ms", decode_time.p50_ms},
-                          {"decode_tokens_per_s", 1000.0 * static_cast<double>(options.batch) / decode_time.p50_ms},
-                          {"floor_ms", floor.ms},
-                          {"ratio_to_floor", decode_time.p50_ms / floor.ms},
-                          {"memory_bytes", memory_of(decode->report())},
-                          {"limit", floor.limit}}});
+  const Floor floor = floor_of(work_of(*decode, static_cast<double>(decode->report().packed_bytes)), threads,
+                               arithmetic(options, config), decode_time.p50_ms);
+  BenchResult result = new_result(
+      describe(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
+  result.rows.push_back(
+      {options.model,
+       {{"prefill_ms", prefill_time.p50_ms},
+        {"prefill_floor_ms", prefill_floor.ms},
+        {"prefill_tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.prompt) / prefill_time.p50_ms},
+        {"decode_ms", decode_time.p50_ms},
+        {"decode_tokens_per_s", 1000.0 * static_cast<double>(options.batch) / decode_time.p50_ms},
+        {"floor_ms", floor.ms},
+        {"ratio_to_floor", decode_time.p50_ms / floor.ms},
+        {"memory_bytes", memory_of(decode->report())},
+        {"limit", floor.limit}}});
   return result;
 }
 
@@ -186,7 +196,11 @@ BenchResult bench_train(const BenchOptions& options) {
   spec.batch = options.batch;
   spec.seq = options.seq;
   if (options.dtype.starts_with("int")) fail("training in {} is not supported; use f32 or bf16", options.dtype);
-  if (options.seq > spec.config.context) fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, spec.config.context);
+  if (options.seq > spec.config.context)
+    fail("--seq {} is longer than the context of {}, which is {}", options.seq, options.model, spec.config.context);
+  // As pre-training does: the masked-token head meets the masked places only; the decoder writes what is taken out of the text.
+  if (spec.config.family == "bert") spec.predictions = most_predictions(spec.seq, true);
+  if (spec.config.family == "t5") spec.target_seq = span_layout(spec.seq, {}).output();
   CompileOptions compile;
   if (options.dtype == "bf16") compile.passes.compute = DType::bf16;
   Stepper stepper(spec, compile);

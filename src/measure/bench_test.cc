@@ -39,7 +39,8 @@ TEST(Timing, RunsForTheTimeGiven) {
 }
 
 TEST(Machine, CeilingsArePositiveAndKept) {
-  const MachinePeak cached = machine_peak(1, "f32", 64 << 10), large = machine_peak(1, "f32", 64 << 20), again = machine_peak(1, "f32", 64 << 10);
+  const MachinePeak cached = machine_peak(1, "f32", 64 << 10), large = machine_peak(1, "f32", 64 << 20),
+                    again = machine_peak(1, "f32", 64 << 10);
   EXPECT_GT(cached.flops, 0);
   EXPECT_GE(cached.bytes_per_s, large.bytes_per_s);   // a smaller set is never slower
   EXPECT_EQ(cached.flops, again.flops);
@@ -73,12 +74,15 @@ TEST(Bench, OpsGiveRowsWithFloors) {
 TEST(Bench, ModelsGiveRowsWithFloors) {
   const BenchResult model = bench_model({.model = "bert-tiny", .seq = 16, .threads = 1, .seconds = 0.01});
   ASSERT_EQ(model.rows.size(), 1u);
-  for (const char* key : {"latency_ms_p50", "throughput_per_s", "floor_ms", "memory_bytes", "runs"}) EXPECT_GT(number(model.rows[0], key), 0) << key;
+  for (const char* key : {"latency_ms_p50", "throughput_per_s", "floor_ms", "memory_bytes", "runs"})
+    EXPECT_GT(number(model.rows[0], key), 0) << key;
   EXPECT_THROW(bench_model({.model = "bert-tiny", .seq = 1 << 20}), Error);
   EXPECT_THROW(bench_generate({.model = "bert-tiny"}), Error);
   for (const char* dtype : {"f32", "int4"}) {
-    const BenchResult decode = bench_generate({.model = "llama-tiny", .dtype = dtype, .prompt = 16, .tokens = 4, .threads = 1, .seconds = 0.01});
-    for (const char* key : {"prefill_ms", "prefill_floor_ms", "decode_ms", "floor_ms"}) EXPECT_GT(number(decode.rows[0], key), 0) << key;
+    const BenchResult decode =
+        bench_generate({.model = "llama-tiny", .dtype = dtype, .prompt = 16, .tokens = 4, .threads = 1, .seconds = 0.01});
+    for (const char* key : {"prefill_ms", "prefill_floor_ms", "decode_ms", "floor_ms"})
+      EXPECT_GT(number(decode.rows[0], key), 0) << key;
   }
   EXPECT_THROW(bench_train({.model = "bert-tiny", .dtype = "int8"}), Error);
 }

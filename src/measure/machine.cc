@@ -1,5 +1,5 @@
-// The ceilings of this machine, measured: the best of several matmuls, and the fastest of reading, copying and filling buffers of the
-// size in question.
+// The ceilings of this machine, measured: the best of several matmuls, and the fastest of reading, copying and filling buffers of
+// the size in question.
 #include "measure/machine.h"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/display.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "measure/bench.h"
@@ -20,7 +21,8 @@
 namespace rhetor {
 namespace {
 
-constexpr std::int64_t kSmallest = 32 << 10, kLargest = std::int64_t{1} << 30;   // bytes; the largest is beyond the caches of today
+constexpr std::int64_t kSmallest = 32 << 10,
+                       kLargest = std::int64_t{1} << 30;  // bytes; the largest is beyond the caches of today
 
 void fill_random(Tensor& tensor, std::uint64_t stream) {
   Rng rng(17, stream);
@@ -53,8 +55,9 @@ double matmul_rate(const std::string& dtype, std::int64_t n, ThreadPool& pool) {
   return 2.0 * static_cast<double>(n * n * n) / (timing.min_ms / 1000);
 }
 
-// Bytes/s over a working set of `bytes` (a power of two), split between the threads as kernels split theirs. The C library's routines
-// use the widest vectors there are: the fastest of comparing (reads only), copying and filling is taken for a ceiling of any op.
+// Bytes/s over a working set of `bytes` (a power of two), split between the threads as kernels split theirs. The C library's
+// routines use the widest vectors there are: the fastest of comparing (reads only), copying and filling is taken for a ceiling of
+// any op.
 double memory_rate(std::int64_t bytes, ThreadPool& pool) {
   const std::int64_t half = bytes / 2, share = half / pool.threads() / 64 * 64;
   Tensor buffer(DType::u8, Shape{bytes});   // zero-filled: the halves are equal
@@ -67,7 +70,8 @@ double memory_rate(std::int64_t bytes, ThreadPool& pool) {
     const Timing timing = measure(0.04, [&] {
       pool.parallel_for(pool.threads(), 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t t = begin; t < end; ++t)
-          for (std::int64_t pass = 0; pass < passes; ++pass) action(first + t * share, second + t * share, static_cast<std::size_t>(share));
+          for (std::int64_t pass = 0; pass < passes; ++pass)
+            action(first + t * share, second + t * share, static_cast<std::size_t>(share));
       });
     });
     return moved * static_cast<double>(share * pool.threads() * passes) / (timing.min_ms / 1000);
@@ -122,9 +126,11 @@ MachinePeak peak(int threads, const std::string& dtype, double working_set, Agai
   const std::int64_t size = probe_size(working_set);
   std::lock_guard lock(known.mutex);
   MachinePeak out;
-  if (const auto at = known.flops.find({threads, dtype}); at != known.flops.end() && again != Again::flops) out.flops = at->second;
+  if (const auto at = known.flops.find({threads, dtype}); at != known.flops.end() && again != Again::flops)
+    out.flops = at->second;
   else out.flops = known.probe_flops(threads, dtype);
-  if (const auto at = known.memory.find({threads, size}); at != known.memory.end() && again != Again::memory) out.bytes_per_s = at->second;
+  if (const auto at = known.memory.find({threads, size}); at != known.memory.end() && again != Again::memory)
+    out.bytes_per_s = at->second;
   else out.bytes_per_s = known.probe_memory(threads, size);
   // What a larger set was once moved at, a smaller one can be.
   for (const auto& [key, rate] : known.memory)
@@ -132,26 +138,25 @@ MachinePeak peak(int threads, const std::string& dtype, double working_set, Agai
   return out;
 }
 
-std::string size_text(double bytes) {
-  if (bytes >= 1 << 30) return fmt::format("{:.1f} GiB", bytes / (1 << 30));
-  return bytes >= 1 << 20 ? fmt::format("{:.1f} MiB", bytes / (1 << 20)) : fmt::format("{:.1f} KiB", bytes / 1024);
-}
-
 Floor floor_at(const Work& work, const MachinePeak& peak) {
   const double compute = 1000 * work.flops / peak.flops, memory = 1000 * work.bytes / peak.bytes_per_s;
   if (compute >= memory) return {compute, fmt::format("compute, {:.0f} GFLOP/s", peak.flops / 1e9)};
-  return {memory, fmt::format("memory, {} at {:.1f} GB/s", size_text(work.working_set), peak.bytes_per_s / 1e9)};
+  return {memory, fmt::format("memory, {} at {:.1f} GB/s", memory_bytes(work.working_set), peak.bytes_per_s / 1e9)};
 }
 
 }  // namespace
 
-MachinePeak machine_peak(int threads, const std::string& dtype, double working_set) { return peak(threads, dtype, working_set, Again::none); }
+MachinePeak machine_peak(int threads, const std::string& dtype, double working_set) {
+  return peak(threads, dtype, working_set, Again::none);
+}
 
 Floor floor_of(const Work& work, int threads, const std::string& dtype, double measured_ms) {
   Floor floor = floor_at(work, peak(threads, dtype, work.working_set, Again::none));
   if (measured_ms < floor.ms)
-    floor = floor_at(work, peak(threads, dtype, work.working_set, floor.limit.starts_with("compute") ? Again::flops : Again::memory));
-  if (measured_ms < floor.ms) floor.limit += "; beaten: fewer bytes moved or operations done than counted, or the machine was slower when probed";
+    floor =
+        floor_at(work, peak(threads, dtype, work.working_set, floor.limit.starts_with("compute") ? Again::flops : Again::memory));
+  if (measured_ms < floor.ms)
+    floor.limit += "; beaten: fewer bytes moved or operations done than counted, or the machine was slower when probed";
   return floor;
 }
 

@@ -17,7 +17,11 @@ std::string cell_text(const std::variant<double, std::int64_t, std::string>& cel
   if (const auto* real = std::get_if<double>(&cell)) {
     const double size = *real < 0 ? -*real : *real;
     if (size > 0 && size < 0.01) return fmt::format("{:.2g}", *real);
-    return size == 0 || size >= 1000 ? fmt::format("{:.0f}", *real) : fmt::format("{:.{}f}", *real, size >= 100 ? 1 : size >= 1 ? 2 : 4);
+    return size == 0 || size >= 1000 ? fmt::format("{:.0f}", *real)
+                                     : fmt::format("{:.{}f}", *real,
+                                                   size >= 100 ? 1
+                                                   : size >= 1 ? 2
+                                                               : 4);
   }
   if (const auto* integer = std::get_if<std::int64_t>(&cell)) return std::to_string(*integer);
   return std::get<std::string>(cell);
@@ -33,7 +37,8 @@ BenchResult new_result(std::string what, int threads) {
   std::tm parts{};
   gmtime_r(&now, &parts);
   std::strftime(date, sizeof date, "%Y-%m-%d", &parts);
-  result.machine = {{"cpu", cpu_description()}, {"threads", std::to_string(threads)}, {"date", date}, {"version", std::string(kVersion)}};
+  result.machine = {
+      {"cpu", cpu_description()}, {"threads", std::to_string(threads)}, {"date", date}, {"version", std::string(kVersion)}};
   return result;
 }
 
@@ -56,7 +61,8 @@ std::string to_table(const BenchResult& result) {
   out += '\n';
   for (const BenchRow& row : result.rows) {
     out += fmt::format("{:<{}}", row.name, name_width);
-    for (std::size_t c = 0; c < row.cells.size() && c < widths.size(); ++c) out += fmt::format("{:>{}}", cell_text(row.cells[c].second), widths[c]);
+    for (std::size_t c = 0; c < row.cells.size() && c < widths.size(); ++c)
+      out += fmt::format("{:>{}}", cell_text(row.cells[c].second), widths[c]);
     out += '\n';
   }
   return out;

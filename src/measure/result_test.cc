@@ -16,13 +16,15 @@ using ::testing::Not;
 BenchResult two_rows() {
   BenchResult result{.what = "things", .machine = {{"cpu", "abacus"}, {"threads", "2"}}, .rows = {}};
   result.rows.push_back({"short", {{"latency_ms", 1234.56}, {"runs", std::int64_t{7}}, {"kernel", std::string("a")}}});
-  result.rows.push_back({"a rather long name", {{"latency_ms", 0.25}, {"runs", std::int64_t{1234567}}, {"kernel", std::string("cpu.long")}}});
+  result.rows.push_back(
+      {"a rather long name", {{"latency_ms", 0.25}, {"runs", std::int64_t{1234567}}, {"kernel", std::string("cpu.long")}}});
   return result;
 }
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> out;
-  for (std::size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) out.push_back(text.substr(at, end - at));
+  for (std::size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
+    out.push_back(text.substr(at, end - at));
   return out;
 }
 

@@ -54,6 +54,11 @@ ModelConfig bert(std::int64_t layers, std::int64_t hidden, std::int64_t heads) {
           .context = 512, .norm_eps = 1e-12};
 }
 
+ModelConfig t5(std::int64_t layers, std::int64_t hidden, std::int64_t heads) {
+  return {.family = "t5", .vocab = 32128, .layers = layers, .hidden = hidden, .heads = heads, .kv_heads = heads, .ffn = 4 * hidden,
+          .context = 512, .norm_eps = 1e-6};
+}
+
 // Sizes as published: Radford et al. 2019; Touvron et al. 2023 (llama-1.3b: Xia et al. 2023, "Sheared LLaMA"); Devlin et al. 2019
 // and Turc et al. 2019 for the small BERTs; gpt2-10m is the size that people train on one book.
 const std::vector<Preset>& presets() {
@@ -72,6 +77,8 @@ const std::vector<Preset>& presets() {
       {"bert-mini", bert(4, 256, 4)},
       {"bert-base", bert(12, 768, 12)},
       {"bert-large", bert(24, 1024, 16)},
+      {"t5-small", t5(6, 512, 8)},
+      {"t5-base", t5(12, 768, 12)},
   };
   return list;
 }
@@ -206,6 +213,7 @@ ModelConfig size_dial(const std::string& family, std::int64_t layers, std::int64
     out.context = std::min<std::int64_t>(out.context, 512);
     out.norm_eps = 1e-12;
   }
+  if (family == "t5") out.norm_eps = 1e-6;
   out.validate();
   return out;
 }

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 
+#include "base/test_util.h"
 #include "models/test_models.h"
 
 namespace rhetor::testing {
@@ -7,16 +8,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using Task = BuildSpec::Task;
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Config, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(model_preset("gpt2-124m").parameters(), 124'439'808);

@@ -26,7 +26,7 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   if (options.seq > config.context)
     fail("--seq {} is longer than the context of {}, which is {}", options.seq, model.string(), config.context);
   const bool quantised = !config.quantization.empty();
-  if (quantised && options.dtype == "bf16")
+  if (quantised && options.dtype != "f32" && options.dtype != "int8")
     fail("{} holds {} weights, whose contractions run in integers; give no --dtype, or explain the model it was compressed from",
          model.string(), config.quantization);
 
@@ -37,9 +37,10 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   CompileOptions compile_options = compile_options_for(config);
   compile_options.passes.off = options.off;
   compile_options.passes.dump_dir = options.dump_dir;
-  if (options.dtype == "bf16") compile_options.passes.compute = DType::bf16;
+  if (options.dtype == "bf16" || options.dtype == "f16") compile_options.passes.compute = parse_dtype(options.dtype);
+  else if (options.dtype == "fp8") compile_options.passes.compute = DType::f8e4m3;
   else if (options.dtype == "int8") compile_options.passes.int8 = true;
-  else if (options.dtype != "f32") fail("the precision '{}' is unknown; expected f32, bf16 or int8", options.dtype);
+  else if (options.dtype != "f32") fail("the precision '{}' is unknown; expected f32, bf16, f16, fp8 or int8", options.dtype);
   const ExecutablePtr executable = compile(graph, loaded ? loaded->weights : init_weights(graph, 1), compile_options);
   const std::string title = fmt::format("{}: {} {}, batch {}, {} tokens, {}", loaded ? loaded->name : model.string(), config.family,
                                         config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq,

@@ -8,5 +8,6 @@ namespace rhetor {
 Graph build_gpt2(const ModelConfig& config, const BuildSpec& spec);
 Graph build_llama(const ModelConfig& config, const BuildSpec& spec);
 Graph build_bert(const ModelConfig& config, const BuildSpec& spec);
+Graph build_t5(const ModelConfig& config, const BuildSpec& spec);
 
 }  // namespace rhetor

@@ -1,4 +1,4 @@
-// Model folders: config.json, model.safetensors, tokenizer.json.
+// Model folders: config.json, model.safetensors, tokenizer.json, chat_template.json.
 //
 // A save is one step for every reader, wherever it is killed. The new files are written whole into a folder beside the old ones,
 // which is then renamed to ".saved": from that moment the model is the new one, because a file in ".saved" goes before the file
@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "graph/op.h"
+#include "models/lora.h"
 #include "models/model.h"
 #include "tensor/safetensors.h"
 
@@ -46,18 +47,6 @@ void check_weights(const ModelConfig& config, const Weights& weights, const std:
   }
 }
 
-// Of names, types and bytes, in the order of the names: independent of where a file puts them.
-std::string checksum(const Weights& weights) {
-  std::uint64_t hash = 0;
-  for (const auto& [name, tensor] : weights) {
-    const std::vector<std::int64_t> sizes = tensor.shape().sizes();
-    hash = hash64(fmt::format("{} {}", name, rhetor::name(tensor.dtype())), hash);
-    hash = hash64(std::as_bytes(std::span(sizes)), hash);
-    hash = hash64(std::span(static_cast<const std::byte*>(tensor.raw()), tensor.bytes()), hash);
-  }
-  return fmt::format("{:016x}", hash);
-}
-
 // The file that is called `name` for a reader.
 fs::path present(const fs::path& folder, const char* name) {
   std::error_code ignored;
@@ -72,7 +61,7 @@ bool finish_save(const fs::path& folder) {
   if (!fs::exists(saved, error)) return true;
   if (fs::exists(saved / kNoTokenizer, error)) fs::remove(folder / kTokenizer, error);
   if (error) return false;
-  for (const char* name : {kTokenizer, kWeights, kConfig}) {
+  for (const char* name : {kTokenizer, kChatTemplateFile, kWeights, kConfig}) {
     if (!fs::exists(saved / name, error)) continue;
     fs::rename(saved / name, folder / name, error);
     if (error) return false;
@@ -97,6 +86,7 @@ ModelPtr load_model(const fs::path& folder) {
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored))
     fail(ErrorKind::not_found, "there is no model folder '{}'; it should hold {}, {} and {}", folder.string(), kConfig, kWeights, kTokenizer);
+  if (is_adapter_folder(folder)) return load_merged(folder);
   if (fs::exists(folder / kSaved, ignored)) {
     const FolderGuard alone(folder, FolderGuard::Mode::exclusive_now);
     if (alone.held()) finish_save(folder);  // if it cannot, the files are read where they are
@@ -104,7 +94,7 @@ ModelPtr load_model(const fs::path& folder) {
   auto model = std::make_shared<Model>();
   Safetensors file;
   {
-    // All three of one save: a save in another process waits until they are open. Mapped weights stay what they were when opened.
+    // All of one save: a save in another process waits until they are open. Mapped weights stay what they were when opened.
     const FolderGuard steady(folder, FolderGuard::Mode::shared);
     const fs::path config_path = present(folder, kConfig);
     if (!fs::exists(config_path, ignored) && !ignored) {  // an error is told by the reading below
@@ -115,13 +105,15 @@ ModelPtr load_model(const fs::path& folder) {
     const fs::path tokenizer_path = present(folder, kTokenizer);
     const bool none = fs::exists(folder / kSaved / kNoTokenizer, ignored) || (!fs::exists(tokenizer_path, ignored) && !ignored);
     if (!none) model->tokenizer = load_tokenizer(tokenizer_path);
+    const bool moving = fs::exists(folder / kSaved / kChatTemplateFile, ignored);
+    model->chat_template = load_chat_template(moving ? folder / kSaved : folder);
     file = load_safetensors(present(folder, kWeights));
   }
   model->weights = std::move(file.tensors);
   const std::string weights_name = "'" + (folder / kWeights).string() + "'";
   check_weights(model->config, model->weights, weights_name);
   if (const auto expected = file.metadata.find(kChecksum); expected != file.metadata.end()) {
-    if (const std::string found = checksum(model->weights); found != expected->second) {
+    if (const std::string found = weights_hash(model->weights); found != expected->second) {
       fail("{}: the checksum of the weights is {}, expected {}; the file is damaged: copy it again, or train or compress the model again",
            weights_name, found, expected->second);
     }
@@ -146,15 +138,17 @@ void save_model(const fs::path& folder, const Model& model) {
     fs::create_directory(fresh);
     const FolderGuard writing(fresh, FolderGuard::Mode::exclusive_now);  // keeps remove_stale_temporaries() of others off
     save_safetensors(fresh / kWeights, model.weights,
-                     {{"format", "rhetor"}, {"family", model.config.family}, {kChecksum, checksum(model.weights)}});
+                     {{"format", "rhetor"}, {"family", model.config.family}, {kChecksum, weights_hash(model.weights)}});
     if (model.tokenizer)
       model.tokenizer->save(fresh / kTokenizer);
     else
       write_file_atomic(fresh / kNoTokenizer, "");
+    if (model.chat_template) write_file_atomic(fresh / kChatTemplateFile, model.chat_template->to_json());
     write_file_atomic(fresh / kConfig, model.config.to_json());
 
     const FolderGuard alone(folder, FolderGuard::Mode::exclusive);
     if (!finish_save(folder)) fail(ErrorKind::io, "cannot replace the files in '{}'; is another user their owner?", folder.string());
+    fs::remove(folder / "adapter_config.json", error);  // what was there is an adapter no more
     fs::rename(fresh, folder / kSaved);  // the new model counts from here
     flush_folder(folder);
     if (!finish_save(folder)) log_warning("'{}' is saved, but its files stay in '{}'", folder.string(), (folder / kSaved).string());

@@ -43,14 +43,7 @@ Graph build_gpt2(const ModelConfig& config, const BuildSpec& spec) {
     x = add(x, attention_block(net, net.layer_norm(x, name + ".ln_1"), name + ".attn", layer));
     x = add(x, mlp_block(net, net.layer_norm(x, name + ".ln_2"), name + ".mlp"));
   }
-  const auto norm = [&](Value h) { return net.layer_norm(h, "ln_f"); };
-  if (spec.task == Task::hidden) {
-    net.graph().output("hidden", norm(x));
-  } else if (is_head(spec.task)) {
-    decoder_head(net, norm(x));
-  } else {
-    net.language_head(x, table, "lm_head.weight", norm);
-  }
+  decoder_outputs(net, x, table, [&](Value h) { return net.layer_norm(h, "ln_f"); });
   return net.take();
 }
 

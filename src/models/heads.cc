@@ -132,4 +132,13 @@ void decoder_head(Net& net, Value hidden) {
              .classifier_bias = tags});
 }
 
+void decoder_outputs(Net& net, Value x, Value table, const std::function<Value(Value)>& norm) {
+  if (net.spec().task == Task::hidden)
+    net.graph().output("hidden", norm(x));
+  else if (is_head(net.spec().task))
+    decoder_head(net, norm(x));
+  else
+    net.language_head(x, table, "lm_head.weight", norm);
+}
+
 }  // namespace rhetor

@@ -14,7 +14,8 @@ namespace rhetor {
 // How the matrix of a linear layer lies in its parameter: GPT-2's files hold [in,out], everybody else's [out,in].
 enum class Layout { in_out, out_in };
 
-// A graph under construction with the choices that hold for all of it. Parameter names are full names, as in Hugging Face's files.
+// A graph under construction with the choices that hold for all of it. Parameter names are full names, as in Hugging Face's
+// files.
 class Net {
  public:
   Net(const ModelConfig& config, const BuildSpec& spec);
@@ -34,7 +35,8 @@ class Net {
   // ---- layers ----
   // x [..., in] -> [..., out]: NAME.weight and, if `bias`, NAME.bias.
   Value linear(Value x, const std::string& name, Dim out, Layout layout, bool bias, double stddev = 0.02);
-  // First deviation of layers that write into the residual stream, whose variance would grow with depth (Radford et al. 2019, 2.3).
+  // First deviation of layers that write into the residual stream, whose variance would grow with depth (Radford et al.
+  // 2019, 2.3).
   double residual_stddev() const;
   Value layer_norm(Value x, const std::string& name);     // NAME.weight, NAME.bias
   Value rms_norm(Value x, const std::string& name);       // NAME.weight
@@ -56,8 +58,8 @@ class Net {
   Value real_tokens(Value lengths);
 
   // ---- heads of language models ----
-  // Task logits, loss or cached from the last hidden states x [B,S,C]: the final norm (`norm`) and the output matrix [V,C] (tied or
-  // `head_name`).
+  // Task logits, loss or cached from the last hidden states x [B,S,C]: the final norm (`norm`) and the output matrix [V,C] (tied
+  // or `head_name`).
   void language_head(Value x, Value embedding_table, const std::string& head_name, const std::function<Value(Value)>& norm);
   // Mean over the targets that are not -100, a scalar; `per_row` (optional) receives the loss of every row, 0 where ignored.
   Value masked_cross_entropy(Value logits, Value targets, Value* per_row = nullptr);
@@ -87,9 +89,12 @@ struct Encoded {
 bool is_head(BuildSpec::Task task);
 // Adds the outputs of spec.task, and its loss where asked for.
 void head(Net& net, const Encoded& encoded);
-// The same for a decoder: a text's vector is that of its last token, which has seen all others. Weights named as in Hugging Face's
-// ForSequenceClassification and ForTokenClassification of these families.
+// The same for a decoder: a text's vector is that of its last token, which has seen all others. Weights named as in Hugging
+// Face's ForSequenceClassification and ForTokenClassification of these families.
 void decoder_head(Net& net, Value hidden);
+// What a causal decoder gives for its task: hidden states, a head, or the language model's outputs. `x` [B,S,C] comes from the
+// last layer, `norm` is what follows it, `table` the token embedding, to which the output matrix "lm_head.weight" may be tied.
+void decoder_outputs(Net& net, Value x, Value table, const std::function<Value(Value)>& norm);
 // losses.cc: the scalar loss of each head. logits as in BuildSpec::Task.
 Value classification_loss(Net& net, Value logits, Value targets);   // logits [R,labels], targets i32 [R]
 Value span_loss(Net& net, Value start_logits, Value end_logits, Value lengths);

@@ -1,6 +1,6 @@
-// LLaMA: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023. Pre-norm transformer decoder with RMS norm, rotary
-// positions (Su et al. 2021), SwiGLU (Shazeer 2020) and grouped-query attention (Ainslie et al. 2023). Parameter names and layouts as in
-// Hugging Face's LlamaForCausalLM: linear layers are [out,in] and have no bias.
+// LLaMA: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023. Pre-norm transformer decoder with RMS
+// norm, rotary positions (Su et al. 2021), SwiGLU (Shazeer 2020) and grouped-query attention (Ainslie et al. 2023). Parameter
+// names and layouts as in Hugging Face's LlamaForCausalLM: linear layers are [out,in] and have no bias.
 #include "models/families.h"
 #include "models/layers.h"
 
@@ -19,7 +19,8 @@ Value attention_block(Net& net, Value x, const std::string& name, std::int64_t l
   const Value k = rope(project("k_proj", c.kv_heads), places, c.rope_theta);  // [B,S,G,D]
   const Value v = project("v_proj", c.kv_heads);
   const Value o = net.causal_attention(q, k, v, layer);
-  return net.dropout(net.linear(net.merge_heads(o), name + ".o_proj", net.hidden(), Layout::out_in, false, net.residual_stddev()));
+  return net.dropout(
+      net.linear(net.merge_heads(o), name + ".o_proj", net.hidden(), Layout::out_in, false, net.residual_stddev()));
 }
 
 Value mlp_block(Net& net, Value x, const std::string& name) {
@@ -46,14 +47,7 @@ Graph build_llama(const ModelConfig& config, const BuildSpec& spec) {
     x = add(x, attention_block(net, net.rms_norm(x, name + ".input_layernorm"), name + ".self_attn", layer));
     x = add(x, mlp_block(net, net.rms_norm(x, name + ".post_attention_layernorm"), name + ".mlp"));
   }
-  const auto norm = [&](Value h) { return net.rms_norm(h, "model.norm"); };
-  if (spec.task == Task::hidden) {
-    net.graph().output("hidden", norm(x));
-  } else if (is_head(spec.task)) {
-    decoder_head(net, norm(x));
-  } else {
-    net.language_head(x, table, "lm_head.weight", norm);
-  }
+  decoder_outputs(net, x, table, [&](Value h) { return net.rms_norm(h, "model.norm"); });
   return net.take();
 }
 

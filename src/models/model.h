@@ -11,9 +11,9 @@
 #include <string_view>
 #include <vector>
 
+#include "data/chat_template.h"
 #include "graph/graph.h"
 #include "runtime/executable.h"
-#include "text/tokenizer.h"
 
 namespace rhetor {
 
@@ -22,7 +22,7 @@ namespace rhetor {
 inline constexpr std::string_view kInt8 = "int8", kInt4 = "int4", kInt4Head = "int4-head";
 
 struct ModelConfig {
-  std::string family = "gpt2";     // gpt2, llama, bert
+  std::string family = "gpt2";     // gpt2, llama, bert, t5 (`layers` of encoder and of decoder each)
   std::int64_t vocab = 0, layers = 0, hidden = 0, heads = 0, kv_heads = 0, ffn = 0, context = 0;
   std::int64_t segments = 2;       // bert token types
   std::int64_t labels = 0;         // rows of the classifier; 1 for regression, choice and ranking
@@ -66,7 +66,9 @@ struct BuildSpec {
     hidden,          // bert: inputs "tokens", "segments" [B,S], "lengths" i32 [B] -> "hidden" [B,S,C], "pooled" [B,C]
                      // (not if fine-tuned for span, tagging or embedding, which have no pooler);
                      // gpt2, llama: "tokens" -> "hidden", after the last norm
+                     // t5: "tokens" [B,S], "lengths" [B], "decoder_tokens" [B,U] -> "logits" [B,U,V]; loss: + "targets" [B,U]
     pretrain,        // bert: + "targets" [B,S], "next_sentence" [B] -> "loss", "mlm_loss", "nsp_loss" (scalars)
+                     // tokens T > 0, without padding: see bert.cc. Else predictions P > 0: "targets" [B,P] are those of the places "masked_positions" [B,P], and only they meet the head
     // Fine-tuning heads, for every family (gpt2 and llama take no "segments"): inputs as `hidden` plus "lengths". With `training` or
     // `with_loss` they also take targets and give the scalar "loss". B rows make N = B / group examples.
     classify,        // -> "logits" [B,labels]; loss: "labels" i32 [B], -100 = not counted
@@ -85,6 +87,9 @@ struct BuildSpec {
   bool with_loss = false;                    // fine-tuning heads: targets and loss, as in training, but without dropout
   std::int64_t group = 1;                    // choice, rank, embed: consecutive rows that make one example
   LossOptions losses;
+  std::int64_t predictions = 0;              // pretrain: targets a row; 0 = every place
+  std::int64_t tokens = 0;                   // pretrain: T tokens of `batch` texts one after the other; 0 = rows of seq places
+  std::int64_t target_seq = 0;               // t5: U; 0 = seq
 };
 // The tasks a model can be fine-tuned for, by the names that config.json and recipes use.
 struct TaskKind {
@@ -123,16 +128,18 @@ const std::vector<ModelFamily>& model_families();   // models/registry.cc
 // First weights by each parameter's init rule: a pure function of (graph, seed).
 Weights init_weights(const Graph& graph, std::uint64_t seed);
 
-// A model folder: config.json, model.safetensors, tokenizer.json. A loaded model is immutable and shared.
+// A model folder: config.json, model.safetensors, tokenizer.json, and perhaps a chat template. A loaded model is immutable and shared.
 struct Model {
   ModelConfig config;
   Weights weights;                 // mapped views
   TokenizerPtr tokenizer;          // null if the folder has none
   std::string name;                // for /v1/models
+  ChatTemplatePtr chat_template;   // what it converses in; null: the default of its tokenizer
 };
 using ModelPtr = std::shared_ptr<const Model>;
 // Fails naming the file and, for weights, the tensor: missing, unexpected, wrong shape or dtype.
 ModelPtr load_model(const std::filesystem::path& folder);
+// A chat template in the folder stays if the model has none of its own.
 void save_model(const std::filesystem::path& folder, const Model& model);
 
 }  // namespace rhetor

@@ -43,6 +43,7 @@ const std::vector<ModelFamily>& model_families() {
       {"gpt2", "decoder with learned positions, layer norm and GELU (GPT-2)", build_gpt2},
       {"llama", "decoder with rotary positions, RMS norm, SwiGLU and grouped-query attention (LLaMA)", build_llama},
       {"bert", "bidirectional encoder: masked language model, classification, span questions (BERT)", build_bert},
+      {"t5", "encoder and decoder with distance biases and RMS norm: text to text (T5)", build_t5},
   };
   return families;
 }

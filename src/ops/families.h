@@ -11,6 +11,7 @@ const std::vector<const OpDef*>& pointwise_ops();
 const std::vector<const OpDef*>& layout_ops();
 const std::vector<const OpDef*>& reduce_ops();
 const std::vector<const OpDef*>& cast_ops();
+const std::vector<const OpDef*>& float8_ops();
 const std::vector<const OpDef*>& random_ops();
 const std::vector<const OpDef*>& collective_ops();
 const std::vector<const OpDef*>& fused_ops();

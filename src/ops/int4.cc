@@ -1,6 +1,7 @@
 // Group-wise int4 weights: two to a byte, 32 of a row share an f16 scale (4.5 bits a weight).
 //
 // matmul_i4       out[..., m, n] = sum_g x_scale[..., m, g] w_scale[n, g] sum_{k in g} xq[..., m, k] w[n, k]; each group's sum is exact
+// matmul_w4       out[..., m, n] = sum_k x[..., m, k] round(w[n, k] w_scale[n, k / 32]) with floating x, to whose dtype the weights are rounded
 // dequantize_i4   out[..., k] = w[..., k] scale[..., k / 32]
 // w[..., 2 j] = (q[..., j] & 15) - 8 and w[..., 2 j + 1] = (q[..., j] >> 4) - 8. Activations are int8 with a scale a row and group, so that
 // an outlier spoils only its own group.
@@ -123,6 +124,83 @@ const OpDef& matmul_i4_op() {
   return def;
 }
 
+// ---- matmul_w4 -----------------------------------------------------------------------------------
+std::vector<Type> matmul_w4_infer(std::span<const Type> in, const Attrs& attrs) {
+  const Type &x = in[0], &wq = in[1];
+  expect_min_rank("matmul_w4", "x", x, 2);
+  expect_float("matmul_w4", "x", x);
+  expect_rank("matmul_w4", "wq", wq, 2);
+  expect_quantised("matmul_w4", wq, in[2]);
+  if (2 * wq.shape[1] != x.shape.last())
+    fail("matmul_w4: operand 'wq' must be [n, {}] to fit x {}, found {}", x.shape.last() / 2, x.str(), wq.str());
+  const DType out = attrs.dtype("out");
+  if (!is_float(out)) fail("matmul_w4: the attribute 'out' must be a floating dtype, found {}", name(out));
+  Shape shape = x.shape;
+  shape.set_dim(-1, wq.shape.dim(0));
+  return {{out, shape}};
+}
+
+// A weight as an operand of `dtype`; int4 times f16 is exact in f32.
+double rounded(double value, DType dtype) {
+  if (dtype == DType::bf16) return static_cast<double>(bf16::from_float(static_cast<float>(value)).to_float());
+  if (dtype == DType::f16) return static_cast<double>(f16::from_float(static_cast<float>(value)).to_float());
+  return value;
+}
+
+template <class Call>
+void matmul_w4_reference(Call& call) {
+  using T = typename Call::Real;
+  const std::int64_t k_size = call.in[0]->shape().last(), n_size = call.in[1]->shape()[0], groups = k_size / kInt4Group;
+  const std::int64_t rows = k_size ? call.in[0]->elements() / k_size : 0;
+  std::vector<T> w(static_cast<std::size_t>(k_size));
+  for (std::int64_t n = 0; n < n_size; ++n) {
+    for (std::int64_t k = 0; k < k_size; ++k)
+      w[static_cast<std::size_t>(k)] = static_cast<T>(rounded(static_cast<double>(weight(call.in[1]->i.data(), n * k_size + k)) *
+                                                                  static_cast<double>(call.in[2]->f[static_cast<std::size_t>(n * groups + k / kInt4Group)]),
+                                                              call.in[0]->type.dtype));
+    for (std::int64_t m = 0; m < rows; ++m) {
+      T total = 0;
+      for (std::int64_t k = 0; k < k_size; ++k) total += call.in[0]->f[static_cast<std::size_t>(m * k_size + k)] * w[static_cast<std::size_t>(k)];
+      call.out[0].f[static_cast<std::size_t>(m * n_size + n)] = total;
+    }
+  }
+}
+
+const OpDef& matmul_w4_op() {
+  static const OpDef def{
+      .name = "matmul_w4",
+      .doc = "out[..., m, n] = sum_k x[..., m, k] w[n, k]: the weights of wq (u8 [n, k/2]) and w_scale (f16 [n, k/32]) as dequantize_i4 gives "
+             "them in the dtype of x. For many rows: their activations need not be quantised.",
+      .traits = {.kind = OpKind::contraction},
+      .operands = {"x", "wq", "w_scale"},
+      .attrs = {{"out", AttrKind::dtype, "dtype of the result", false, DType::f32}},
+      .infer = matmul_w4_infer,
+      .grad = kNotDifferentiable,
+      .cost =
+          [](std::span<const Type> in, std::span<const Type> out, const Attrs& attrs) {
+            Cost cost = bytes_only_cost(in, out, attrs);
+            cost.flops = 2.0 * static_cast<double>(in[0].elements()) * static_cast<double>(in[1].shape[0]);
+            return cost;
+          },
+      .shard = "... m _, n _, n _ -> ... m n",
+      .reference = [](auto& call) { matmul_w4_reference(call); },
+      .samples = [] {
+        const auto sample = [](std::string label, Shape x, std::int64_t n, DType out = DType::f32) {
+          const std::int64_t k = x.last();
+          return Sample{.label = std::move(label),
+                        .inputs = {real(x), integers({n, k / 2}, 0, 255, DType::u8), scales({n, k / kInt4Group})},
+                        .attrs = {{"out", out}}, .differentiable = false, .dtypes = {DType::f32, DType::bf16, DType::f16}};
+        };
+        std::vector<Sample> samples = {sample("m1 k32 n1", {1, 32}, 1), sample("m9 k96 n40", {9, 96}, 40), sample("2x17 k64 n33", {2, 17, 64}, 33),
+                                       sample("m65 k1056 n31 out bf16", {65, 1056}, 31, DType::bf16), sample("512x768x768", {512, 768}, 768)};
+        samples.back().benchmark = true;
+        samples.back().dtypes = {DType::bf16};
+        return samples;
+      },
+  };
+  return def;
+}
+
 // ---- dequantize_i4 -------------------------------------------------------------------------------
 const OpDef& dequantize_i4_op() {
   static const OpDef def{
@@ -165,13 +243,14 @@ const OpDef& dequantize_i4_op() {
 }  // namespace
 
 const std::vector<const OpDef*>& int4_ops() {
-  static const std::vector<const OpDef*> ops{&matmul_i4_op(), &dequantize_i4_op()};
+  static const std::vector<const OpDef*> ops{&matmul_i4_op(), &matmul_w4_op(), &dequantize_i4_op()};
   return ops;
 }
 
 Value matmul_i4(Value xq, Value x_scale, Value wq, Value w_scale, DType out) {
   return build(matmul_i4_op(), {xq, x_scale, wq, w_scale}, {{"out", out}});
 }
+Value matmul_w4(Value x, Value wq, Value w_scale, DType out) { return build(matmul_w4_op(), {x, wq, w_scale}, {{"out", out}}); }
 Value dequantize_i4(Value q, Value scale, DType dtype) { return build(dequantize_i4_op(), {q, scale}, {{"dtype", dtype}}); }
 
 }  // namespace rhetor

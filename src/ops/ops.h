@@ -160,10 +160,18 @@ struct Quantized { Value q, scale; };
 Quantized quantize_rows(Value x);
 Value dequantize_rows(Value q, Value scale, DType dtype = DType::f32);
 
+// ---- float8.cc: one scale a tensor, a power of two ---------------------------------------------------------
+Quantized quantize_f8(Value x, DType dtype);         // q in f8e4m3 or f8e5m2; scale f32 scalar
+Value dequantize_f8(Value q, Value scale, DType dtype = DType::bf16);
+// x f32 -> bf16, up or down at random with expectation x; seed is an i64 scalar value, stream a constant of the op.
+Value stochastic_round(Value x, Value seed, std::int64_t stream);
+
 // ---- int4.cc: weights in groups of 32 along the last dim, two to a byte ----------------------------------
 constexpr std::int64_t kInt4Group = 32;
 // xq i8 [..., m, k], x_scale f32 [..., m, k/32], wq u8 [n, k/2], w_scale f16 [n, k/32] -> [..., m, n]
 Value matmul_i4(Value xq, Value x_scale, Value wq, Value w_scale, DType out = DType::f32);
+// x f32, bf16 or f16 [..., m, k]; weights as above, rounded to its dtype
+Value matmul_w4(Value x, Value wq, Value w_scale, DType out = DType::f32);
 Value dequantize_i4(Value q, Value scale, DType dtype = DType::f32);  // [..., k/2] u8, [..., k/32] f16 -> [..., k]
 
 // ---- random.cc: counter-based; seed is an i64 scalar value, stream a constant of the op ------------------------
@@ -176,7 +184,8 @@ Value dropout(Value x, Value seed, double p, std::int64_t stream);
 struct AdamwOptions { double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.0; };
 struct AdamwResult { Value p, m, v; };
 // Loshchilov & Hutter, "Decoupled weight decay regularization"; bias-corrected with `step` (1 at the first). g is multiplied by g_scale (f32 scalar: clipping, 1/accumulation).
-AdamwResult adamw(Value p, Value g, Value m, Value v, Value lr, Value step, Value g_scale, const AdamwOptions& options = {});
+// apply (bool scalar, optional): false leaves everything as it was.
+AdamwResult adamw(Value p, Value g, Value m, Value v, Value lr, Value step, Value g_scale, const AdamwOptions& options = {}, Value apply = {});
 Value sgd(Value p, Value g, Value lr, Value g_scale);
 Value sum_squares(Value x);                          // scalar f32: for gradient norms
 

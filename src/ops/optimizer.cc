@@ -2,6 +2,7 @@
 //
 // adamw  g' = g g_scale, m' = b1 m + (1 - b1) g', v' = b2 v + (1 - b2) g'^2,
 //        p' = p - lr (m' / (1 - b1^step) / (sqrt(v' / (1 - b2^step)) + eps) + weight_decay p)
+//        or, where `apply` is given and false, p' = p, m' = m, v' = v
 // sgd    p' = p - lr g_scale g
 // sum_squares  out = sum x^2
 // Memory-bound: adamw reads 4 and writes 3 elements a parameter.
@@ -38,6 +39,7 @@ std::vector<Type> adamw_infer(std::span<const Type> in, const Attrs& attrs) {
   expect_type(op, "lr", in[4], scalar);
   expect_type(op, "step", in[5], scalar);
   expect_type(op, "g_scale", in[6], scalar);
+  if (in.size() > 7) expect_type(op, "apply", in[7], Type{DType::boolean, Shape{}});
   attr_in(op, attrs, "beta1", 1);
   attr_in(op, attrs, "beta2", 1);
   constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -75,7 +77,14 @@ void adamw_reference(Call& call) {
   const T eps = static_cast<T>(call.attrs.f("eps")), decay = static_cast<T>(call.attrs.f("weight_decay"));
   const T correct1 = 1 - std::pow(b1, step), correct2 = 1 - std::pow(b2, step);
   T *new_p = call.out[0].f.data(), *new_m = call.out[1].f.data(), *new_v = call.out[2].f.data();
+  const bool apply = !call.has(7) || call.in[7]->i[0] != 0;
   for (std::int64_t i = 0; i < call.in[0]->elements(); ++i) {
+    if (!apply) {
+      new_p[i] = p[i];
+      new_m[i] = m[i];
+      new_v[i] = v[i];
+      continue;
+    }
     const T d = g[i] * g_scale;
     new_m[i] = b1 * m[i] + (1 - b1) * d;
     new_v[i] = b2 * v[i] + (1 - b2) * d * d;
@@ -114,7 +123,11 @@ std::vector<Sample> adamw_samples() {
       adamw_sample("1 decay", {1}, 10, {.weight_decay = 0.1}),
       adamw_sample("6x33 gpt", {6, 33}, 100, {.beta2 = 0.95, .weight_decay = 0.1}),
       adamw_sample("768x3072", {768, 3072}, 1000, {.weight_decay = 0.1}, true),
+      adamw_sample("5x7 applied", {5, 7}, 3),
+      adamw_sample("5x7 not applied", {5, 7}, 3),
   };
+  for (Sample& sample : samples) sample.inputs.push_back(no_operand());
+  for (const bool apply : {true, false}) samples[apply ? 4 : 5].inputs[7] = integers({}, apply, apply, DType::boolean);
   // `step` is given exactly: in the narrow variants it stays f32, as lr and g_scale do.
   for (Sample& sample : samples) sample.inputs[5].fixed = true;
   return samples;
@@ -139,11 +152,11 @@ const OpDef& adamw_op() {
   static const OpDef def{
       .name = "adamw",
       .doc = "One step of AdamW: g' = g g_scale, m' = b1 m + (1-b1) g', v' = b2 v + (1-b2) g'^2, p' = p - lr (m'/(1-b1^step) / "
-             "(sqrt(v'/(1-b2^step)) + eps) + weight_decay p). p, m, v f32 (or f64) of one shape, g any float of that shape; lr, "
-             "step (1 at the first) and g_scale scalars of p's dtype. Results p', m', v' overwrite p, m, v. Loshchilov & Hutter, "
-             "\"Decoupled weight decay regularization\" (2019).",
+             "(sqrt(v'/(1-b2^step)) + eps) + weight_decay p); if `apply` (bool scalar, optional) is false, p, m, v as they were. "
+             "p, m, v f32 (or f64) of one shape, g any float of that shape; lr, step (1 at the first) and g_scale scalars of p's "
+             "dtype. Results p', m', v' overwrite p, m, v. Loshchilov & Hutter, \"Decoupled weight decay regularization\" (2019).",
       .traits = {.kind = OpKind::opaque, .inplace = 0, .inplace_pairs = {{1, 2}, {2, 3}}},
-      .operands = {"p", "g", "m", "v", "lr", "step", "g_scale"},
+      .operands = {"p", "g", "m", "v", "lr", "step", "g_scale", "apply?"},
       .attrs = {{"beta1", AttrKind::real, "decay of m", false, 0.9},
                 {"beta2", AttrKind::real, "decay of v", false, 0.999},
                 {"eps", AttrKind::real, "added to the root", false, 1e-8},
@@ -204,8 +217,8 @@ const std::vector<const OpDef*>& optimizer_ops() {
   return ops;
 }
 
-AdamwResult adamw(Value p, Value g, Value m, Value v, Value lr, Value step, Value g_scale, const AdamwOptions& options) {
-  const Value new_p = build(adamw_op(), {p, g, m, v, lr, step, g_scale}, adamw_attrs(options));
+AdamwResult adamw(Value p, Value g, Value m, Value v, Value lr, Value step, Value g_scale, const AdamwOptions& options, Value apply) {
+  const Value new_p = build(adamw_op(), {p, g, m, v, lr, step, g_scale, apply}, adamw_attrs(options));
   return {new_p, result(new_p, 1), result(new_p, 2)};
 }
 Value sgd(Value p, Value g, Value lr, Value g_scale) { return build(sgd_op(), {p, g, lr, g_scale}); }

@@ -204,12 +204,22 @@ Grads gelu_grad(const GradCall& c) {  // Phi(x) + x phi(x)
   return {mul(c.grad_out[0], add(cdf, mul(x, pdf)))};
 }
 
-Grads gelu_tanh_grad(const GradCall& c) {
-  const Value x = c.in[0], xx = square(x);
-  const Value t = tanh(mul(mul(x, add(mul(xx, kGeluCubic), 1)), kSqrt2OverPi));
-  const Value inner = mul(add(mul(xx, 3 * kGeluCubic), 1), kSqrt2OverPi);  // d(argument of tanh)/dx
-  const Value d = add(mul(add(t, 1), 0.5), mul(mul(mul(x, one_minus(square(t))), inner), 0.5));
-  return {mul(c.grad_out[0], d)};
+Value binary_build(std::string_view name, Value a, Value b);
+
+// t = tanh(u), u = k (x + c x^3): with s = 1 - t^2 the slope of gelu_tanh is (1 + t)/2 + x s u'/2, and that of the slope
+// s u' + x s (u''/2 - t u'^2). One op, since the gradient reads every activation of a network's widest layer.
+template <class X>
+X gelu_tanh_slope(X x) {
+  const X t = std::tanh(X(kSqrt2OverPi) * (x + X(kGeluCubic) * x * x * x));
+  return X(0.5) * (X(1) + t) + X(0.5) * x * (X(1) - t * t) * X(kSqrt2OverPi) * (X(1) + X(3 * kGeluCubic) * x * x);
+}
+Grads gelu_tanh_grad(const GradCall& c) { return {binary_build("gelu_tanh_grad", c.grad_out[0], c.in[0])}; }
+Grads gelu_tanh_second(const GradCall& c) {
+  const Value a = c.in[0], x = c.in[1], xx = square(x);
+  const Value t = tanh(mul(mul(x, add(mul(xx, kGeluCubic), 1)), kSqrt2OverPi)), s = one_minus(square(t));
+  const Value u1 = mul(add(mul(xx, 3 * kGeluCubic), 1), kSqrt2OverPi), u2 = mul(x, 6 * kGeluCubic * kSqrt2OverPi);
+  const Value second = mul(s, add(u1, mul(x, sub(mul(u2, 0.5), mul(t, square(u1))))));
+  return {binary_build("gelu_tanh_grad", c.grad_out[0], x), mul(mul(c.grad_out[0], a), second)};
 }
 
 Grads silu_grad(const GradCall& c) {
@@ -331,6 +341,8 @@ std::vector<OpDef> make_table() {
                                  }),
       binary<"pow", real, positive, wide>("a^b; gradient in b taken as 0 where a <= 0", false,
                                    [](auto a, auto b) { return std::pow(a, b); }, pow_grad),
+      binary<"gelu_tanh_grad", real, wide, wide>("a times the derivative of gelu_tanh at b", false,
+                                 [](auto a, auto b) { return a * gelu_tanh_slope(b); }, gelu_tanh_second),
       binary<"maximum", number, wide, wide>("the greater; NaN if either is NaN", true,
                                  [](auto a, auto b) { return a < b || b != b ? b : a; }, maximum_grad),
       binary<"minimum", number, wide, wide>("the lesser; NaN if either is NaN", true,

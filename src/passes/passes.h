@@ -7,6 +7,7 @@ namespace rhetor {
 
 Graph simplify_pass(const Graph& graph, PassContext& context);
 Graph precision_pass(const Graph& graph, PassContext& context);
+Graph float8_pass(const Graph& graph, PassContext& context);
 Graph quantize_pass(const Graph& graph, PassContext& context);
 Graph remat_pass(const Graph& graph, PassContext& context);
 Graph fuse_pass(const Graph& graph, PassContext& context);

@@ -25,7 +25,10 @@ struct PassOptions {
   std::set<std::string, std::less<>> off;   // names of passes to skip; unknown names fail with the list of names
   bool verify = false;                      // verify() after each pass
   std::string dump_dir;                     // "": none; else writes NN-pass.txt after each pass
-  DType compute = DType::f32;               // precision pass: contractions and attention run in this dtype (f32: pass does nothing)
+  // precision pass: contractions and attention run in this dtype (f32: pass does nothing). f8e4m3: in bf16, and then the float8 pass
+  // puts products with a weight into FP8.
+  DType compute = DType::f32;
+  std::set<std::string, std::less<>> wide_weights;  // float8 pass: weights whose products stay in bf16
   bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
   bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]
   // With int8_stored: the weights that arrive so, and whether their NAME is [n,k] ([k,n] if not). One list serves every graph of a
@@ -48,6 +51,7 @@ struct PassRecord {
   bool skipped = false;
   std::vector<Refusal> refusals;
   std::string note;                        // "folded 3, merged 12"
+  std::vector<std::string> details;        // what was decided of each node, a line each; few passes say it
 };
 
 struct PassContext {
@@ -60,7 +64,7 @@ struct Pass {
   Graph (*run)(const Graph&, PassContext&);
 };
 
-// In execution order: simplify, precision, quantize, remat, fuse, schedule. (grad runs when a training graph is built,
+// In execution order: simplify, precision, float8, quantize, remat, fuse, schedule. (grad runs when a training graph is built,
 // passes/grad.h; memory planning makes no graph, passes/memory.h.)
 const std::vector<Pass>& all_passes();
 

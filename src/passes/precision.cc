@@ -12,7 +12,7 @@ namespace {
 class Narrowing {
  public:
   Narrowing(const Graph& graph, PassContext& context)
-      : graph_(graph), context_(context), to_dtype_(context.options.compute), pinned_(static_cast<std::size_t>(graph.size())) {
+      : graph_(graph), context_(context), to_dtype_(context.options.compute == DType::f8e4m3 ? DType::bf16 : context.options.compute), pinned_(static_cast<std::size_t>(graph.size())) {
     readers_.resize(static_cast<std::size_t>(graph.size()));
     for (std::int32_t i = 0; i < graph.size(); ++i)
       for (const ValueId v : graph.node(i).inputs)
@@ -88,6 +88,8 @@ class Narrowing {
     if (node.op->traits.kind == OpKind::layout && node.inputs.size() == 1 && only_narrow_readers(v)) {
       const Value source = narrowed(r, node.inputs[0]);
       out = r.to().add(*node.op, {source}, node.attrs);
+    } else if (node.op->name == "cast" && graph_.type(node.inputs[0]).dtype == to_dtype_) {
+      out = r.map(node.inputs[0]);  // a weight that is stored narrow
     } else {
       out = cast(r.map(v), to_dtype_);
       ++casts_;
@@ -142,8 +144,8 @@ class Narrowing {
 Graph precision_pass(const Graph& graph, PassContext& context) {
   const DType compute = context.options.compute;
   if (compute == DType::f32) return graph;
-  if (compute != DType::bf16 && compute != DType::f16)
-    fail("contractions can be computed in f32, bf16 or f16, not in {}", name(compute));
+  if (compute != DType::bf16 && compute != DType::f16 && compute != DType::f8e4m3)
+    fail("contractions can be computed in f32, bf16, f16 or f8e4m3 (FP8), not in {}", name(compute));
   return Narrowing(graph, context).run();
 }
 

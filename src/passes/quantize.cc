@@ -1,6 +1,7 @@
 // quantize: matmul(x, W) with a parameter W becomes matmul_i8(quantize_rows(x), W as int8 rows). Weights have one scale an output
 // channel, activations one a row, taken at run time. With int8_stored the parameter itself is replaced by "W.int8" and "W.scale".
-// A weight stored as int4 becomes matmul_i4 alike; both it and the activations have a scale a group of 32.
+// A weight stored as int4 becomes matmul_i4 alike; both it and the activations have a scale a group of 32. Where contractions run in bf16
+// and many rows share a weight, it becomes matmul_w4: matrix units are fast enough to leave the activations as they are.
 #include "passes/quantize.h"
 
 #include <algorithm>
@@ -29,6 +30,9 @@ std::string why_not(const Graph& graph, std::int32_t i, std::int32_t param) {
   if (!is_float(graph.node(param).outputs[0].dtype)) return "it is not floating-point";
   return "";
 }
+
+// From so many rows on, widening int4 weights to bf16 is repaid: by arithmetic two blocks of rows of a matrix unit.
+constexpr std::int64_t kRowsToWiden = 48;
 
 struct Form {
   bool transposed = false;  // stored [n,k]
@@ -118,6 +122,12 @@ class Quantizer {
       if (!choice_.weights.contains(param) || !why_not(graph_, i, param).empty() || choice_.weights.at(param).transposed != node.attrs.b("transpose_b"))
         return generic(r, i);
       const bool int4 = choice_.weights.at(param).int4;
+      const Type& left = graph_.type(node.inputs[0]);
+      if (int4 && left.dtype == DType::bf16 && left.elements() >= kRowsToWiden * left.shape.last()) {
+        const Quantized w = weight(r, param);
+        ++matmuls_;
+        return {matmul_w4(r.map(node.inputs[0]), w.q, w.scale, node.attrs.dtype("out"))};
+      }
       const Quantized w = weight(r, param), x = activation(r, node.inputs[0], int4);
       ++matmuls_;
       if (int4) return {matmul_i4(x.q, x.scale, w.q, w.scale, node.attrs.dtype("out"))};

@@ -134,6 +134,17 @@ TEST(Quantize, Int4WeightsArriveInGroups) {
   EXPECT_THROW(only(inference_graph(), "quantize", {.int8 = true, .int8_stored = true, .int4_weights = {{"h.0.qkv.w", false}}}), Error);
 }
 
+TEST(Quantize, Int4KeepsNarrowActivationsOfManyRows) {
+  for (const std::int64_t rows : {8, 64}) {
+    Graph g;
+    const Value w = g.input("w", {DType::f32, {3, 64}}, InputKind::param);
+    g.output("y", matmul(g.input("x", {DType::bf16, {rows, 64}}), cast(w, DType::bf16), false, true, DType::f32));
+    const PipelineResult r = only(g, "quantize", {.int8 = true, .int8_stored = true, .int4_weights = {{"w", true}}});
+    EXPECT_EQ(count(r.graph, "matmul_w4"), rows == 64 ? 1 : 0) << rows;
+    EXPECT_EQ(count(r.graph, "matmul_i4"), rows == 64 ? 0 : 1) << rows;
+  }
+}
+
 TEST(Precision, ContractionsRunNarrowAndEverythingElseStaysWide) {
   for (const DType narrow : {DType::bf16, DType::f16}) {
     const Graph g = training_graph();

@@ -214,6 +214,8 @@ ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileO
   CompileOptions own = options;
   if (!own.pool) own.pool = &default_pool();
   own.passes.target.threads = own.pool->threads();
+  // Beside int8 products everything else may be bf16 too, where the processor has a unit for it.
+  if (own.passes.int8 && own.passes.compute == DType::f32 && cpu_isa() >= Isa::amx) own.passes.compute = DType::bf16;
   PipelineResult passed = run_passes(graph, own.passes);
   const Weights bound = bind_weights(passed.graph, weights, own.exact_weights);
 

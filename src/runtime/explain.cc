@@ -4,32 +4,13 @@
 #include <map>
 #include <set>
 
+#include "base/display.h"
 #include "graph/text.h"
 
 namespace rhetor {
 namespace {
 
 constexpr TextOptions kReadable{.scopes = true, .max_constant_elements = 8};
-
-std::string human(double bytes) {
-  for (const char* unit : {"B", "KiB", "MiB"}) {
-    if (bytes < 1024) return fmt::format("{:.{}f} {}", bytes, unit[0] == 'B' ? 0 : 1, unit);
-    bytes /= 1024;
-  }
-  return fmt::format("{:.2f} GiB", bytes);
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '&') out += "&amp;";
-    else if (c == '"') out += "&quot;";
-    else out += c;
-  }
-  return out;
-}
 
 std::string label(const Graph& graph, std::int32_t i) {
   const Node& node = graph.node(i);
@@ -80,13 +61,13 @@ std::vector<Fact> facts(const Executable& executable, const Graph* before) {
   if (before) out.push_back({"before", fmt::format("{} nodes: {}", before->size(), census(*before))});
   out.push_back({"after", fmt::format("{} nodes: {}", executable.graph().size(), census(executable.graph()))});
   out.push_back({"instructions", fmt::format("{}, of which {} run the reference", executable.instructions().size(), reference)});
-  out.push_back({"work", fmt::format("{:.4g} Gflop, {} moved at least", total.flops / 1e9, human(total.bytes))});
-  out.push_back({"weights", fmt::format("{}, of which packed by kernels {}", human(static_cast<double>(report.weight_bytes)),
-                                        human(static_cast<double>(report.packed_bytes)))});
-  out.push_back({"states", human(static_cast<double>(report.state_bytes))});
+  out.push_back({"work", fmt::format("{:.4g} Gflop, {} moved at least", total.flops / 1e9, memory_bytes(total.bytes))});
+  out.push_back({"weights", fmt::format("{}, of which packed by kernels {}", memory_bytes(static_cast<double>(report.weight_bytes)),
+                                        memory_bytes(static_cast<double>(report.packed_bytes)))});
+  out.push_back({"states", memory_bytes(static_cast<double>(report.state_bytes))});
   out.push_back({"arena", fmt::format("{} = {:.3f} x the liveness lower bound {}; {} values in place",
-                                      human(static_cast<double>(report.arena_bytes)), executable.memory().ratio(),
-                                      human(static_cast<double>(report.lower_bound)), executable.memory().in_place)});
+                                      memory_bytes(static_cast<double>(report.arena_bytes)), executable.memory().ratio(),
+                                      memory_bytes(static_cast<double>(report.lower_bound)), executable.memory().in_place)});
   out.push_back({"machine", cpu_description()});
   if (report.compile_ms > 0) out.push_back({"compiled in", fmt::format("{:.1f} ms", report.compile_ms)});
   return out;
@@ -117,6 +98,10 @@ std::string as_text(const std::string& title, const Executable& executable, cons
     for (const auto& [refusal, more] : refused)
       out += fmt::format("{}: {}: {}{}\n", refusal->pass, refusal->candidate, refusal->reason,
                          more ? fmt::format(" (and {} more)", more) : "");
+    for (const PassRecord& pass : report.passes) {
+      if (!pass.details.empty()) out += heading(fmt::format("Decided by {}", pass.name));
+      for (const std::string& line : pass.details) out += line + "\n";
+    }
   }
   if (before) out += heading("Graph before the passes") + to_text(*before, kReadable);
   out += heading("Graph after the passes") + to_text(graph, kReadable);
@@ -143,38 +128,44 @@ constexpr std::string_view kStyle =
 std::string as_html(const std::string& title, const Executable& executable, const Graph* before) {
   const CompileReport& report = executable.report();
   const Graph& graph = executable.graph();
-  std::string out = fmt::format("<h1>{}</h1><table>", escaped(title));
+  std::string out = fmt::format("<h1>{}</h1><table>", html_escape(title));
   for (const Fact& fact : facts(executable, before))
-    out += fmt::format("<tr><th>{}</th><td>{}</td></tr>", escaped(fact.name), escaped(fact.value));
+    out += fmt::format("<tr><th>{}</th><td>{}</td></tr>", html_escape(fact.name), html_escape(fact.value));
   out += "</table><h2>Memory map</h2><p>One rectangle a buffer, grey ones a kernel's scratch: nodes executed across, bytes of the arena up. "
          "Point at one to see what lives there.</p>";
   out += memory_map_svg(graph, executable.memory());
   if (!report.passes.empty()) {
     out += "<h2>Passes</h2><table><tr><th>pass</th><th class=n>ms</th><th class=n>nodes before</th><th class=n>after</th><th>note</th></tr>";
     for (const PassRecord& pass : report.passes)
-      out += fmt::format("<tr><td>{}</td><td class=n>{:.2f}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td></tr>", escaped(pass.name),
-                         pass.milliseconds, pass.nodes_before, pass.nodes_after, pass.skipped ? "switched off" : escaped(pass.note));
+      out += fmt::format("<tr><td>{}</td><td class=n>{:.2f}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td></tr>", html_escape(pass.name),
+                         pass.milliseconds, pass.nodes_before, pass.nodes_after, pass.skipped ? "switched off" : html_escape(pass.note));
     out += "</table>";
     std::string refused;
     for (const PassRecord& pass : report.passes)
       for (const Refusal& refusal : pass.refusals)
-        refused += fmt::format("<tr><td>{}</td><td>{}</td><td class=why>{}</td></tr>", escaped(refusal.pass), escaped(refusal.candidate),
-                               escaped(refusal.reason));
+        refused += fmt::format("<tr><td>{}</td><td>{}</td><td class=why>{}</td></tr>", html_escape(refusal.pass), html_escape(refusal.candidate),
+                               html_escape(refusal.reason));
     if (!refused.empty())
       out += "<details><summary>Candidates the passes refused, and why</summary><table><tr><th>pass</th><th>candidate</th><th>reason</th></tr>" +
              refused + "</table></details>";
+    for (const PassRecord& pass : report.passes) {
+      if (pass.details.empty()) continue;
+      std::string lines;
+      for (const std::string& line : pass.details) lines += html_escape(line) + "\n";
+      out += fmt::format("<details><summary>What {} decided, node by node</summary><pre>{}</pre></details>", html_escape(pass.name), lines);
+    }
   }
-  if (before) out += "<details><summary>Graph before the passes</summary><pre>" + escaped(to_text(*before, kReadable)) + "</pre></details>";
-  out += "<details open><summary>Graph after the passes</summary><pre>" + escaped(to_text(graph, kReadable)) + "</pre></details>";
+  if (before) out += "<details><summary>Graph before the passes</summary><pre>" + html_escape(to_text(*before, kReadable)) + "</pre></details>";
+  out += "<details open><summary>Graph after the passes</summary><pre>" + html_escape(to_text(graph, kReadable)) + "</pre></details>";
   out += "<h2>Kernels</h2><table><tr><th class=n>node</th><th>op</th><th>kernel</th><th class=n>Mflop</th><th class=n>MB</th><th>result</th>"
          "<th>refused</th></tr>";
   for (const auto& choice : report.choices) {
-    const std::string kernel = choice.kernel == "reference" ? "<span class=ref>reference</span>" : escaped(choice.kernel);
+    const std::string kernel = choice.kernel == "reference" ? "<span class=ref>reference</span>" : html_escape(choice.kernel);
     out += fmt::format("<tr><td class=n>%{}</td><td>{}<br><small>{}</small></td><td>{}<br><small>{}</small></td><td class=n>{:.3f}</td>"
                        "<td class=n>{:.3f}</td><td>{}</td><td class=why>{}</td></tr>",
-                       choice.node, escaped(label(graph, choice.node)), escaped(graph.node(choice.node).scope), kernel,
-                       escaped(choice.detail), choice.cost.flops / 1e6, choice.cost.bytes / 1e6, escaped(result_types(graph.node(choice.node))),
-                       escaped(refusals(choice)));
+                       choice.node, html_escape(label(graph, choice.node)), html_escape(graph.node(choice.node).scope), kernel,
+                       html_escape(choice.detail), choice.cost.flops / 1e6, choice.cost.bytes / 1e6, html_escape(result_types(graph.node(choice.node))),
+                       html_escape(refusals(choice)));
   }
   return out + "</table>\n";
 }
@@ -184,7 +175,7 @@ std::string as_html(const std::string& title, const Executable& executable, cons
 Explanation explain(const std::vector<ExplainPart>& parts) {
   Explanation out;
   out.html = fmt::format("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{}</title><style>{}</style>\n",
-                         parts.empty() ? "" : escaped(parts[0].title), kStyle);
+                         parts.empty() ? "" : html_escape(parts[0].title), kStyle);
   for (const ExplainPart& part : parts) {
     out.text += (out.text.empty() ? "" : "\n") + as_text(part.title, *part.executable, part.before);
     out.html += as_html(part.title, *part.executable, part.before);

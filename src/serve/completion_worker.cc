@@ -1,9 +1,7 @@
 #include "serve/completion_worker.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -14,7 +12,7 @@
 
 namespace rhetor {
 
-struct CompletionWorker::Impl {
+struct CompletionWorker::Impl : WorkerFrame {
   Impl(LanguageModelPtr m, std::string n, WorkerLimits l, Metrics& all)
       : model(std::move(m)),
         name(std::move(n)),
@@ -30,13 +28,8 @@ struct CompletionWorker::Impl {
   ModelMetrics metrics;
   const ChatWindow window;
 
-  mutable std::mutex mutex;
-  std::condition_variable changed;
   std::deque<CompletionJobPtr> queue;  // guarded by mutex
-  int running = 0, busy = 0;           // guarded by mutex: what the engine thread has in hand, as the others may see it
-  double mean_seconds = 0;             // guarded by mutex: what requests took lately, waiting not counted
-  bool draining = false;               // guarded by mutex: no new requests
-  bool breaking = false;               // guarded by mutex: nor are the accepted ones finished
+  int busy = 0;                        // guarded by mutex: slots the engine thread has filled, as the others may see it
 
   // The engine thread's own.
   std::unique_ptr<BatchEngine> engine;
@@ -63,12 +56,7 @@ void CompletionWorker::Impl::tokenise(CompletionJob& job) const {
   if (most > 0) job.request.sampling.max_tokens = std::min(r.sampling.max_tokens, most);
   if (r.chat) {
     job.prompts.push_back(window.fit(r.messages, r.sampling.max_tokens).tokens);
-    // What ends an answer but is no token of its own ("\nUser:"); the engine knows the tokens.
-    const ChatTemplatePtr chat = model->chat_template();
-    for (const std::string& stop : chat->stop) {
-      if (model->tokenizer()->special(stop) < 0 && job.request.sampling.stop.size() < 16)
-        job.request.sampling.stop.push_back(stop);
-    }
+    job.request.sampling = window.conversing(std::move(job.request.sampling));
   }
   for (const std::string& text : r.prompts) job.prompts.push_back(window.encode(text));
   for (const auto& tokens : r.token_prompts) {
@@ -106,8 +94,7 @@ void CompletionWorker::submit(CompletionRequest request, ResponderPtr reply, con
   job->note = {.model = w.name, .key = key};
   job->tokenizer = w.model->tokenizer();
   job->accepted = ServeClock::now();
-  const double asked = job->request.timeout_s;
-  job->deadline = after(job->accepted, asked > 0 ? std::min(asked, w.limits.max_seconds) : w.limits.max_seconds);
+  job->deadline = deadline_for(job->accepted, job->request.timeout_s, w.limits);
   job->reply = std::move(reply);
   {
     std::lock_guard lock(w.mutex);
@@ -161,8 +148,7 @@ bool CompletionWorker::Impl::give_up(CompletionJob& job, ServeClock::time_point 
     for (const BatchEngine::Id sequence : job.sequences) {
       if (job.begun()) engine->cancel(sequence);
     }
-    job.error(504, fmt::format("the answer took longer than the {:.3g} s allowed", seconds_between(job.accepted, job.deadline)),
-              "server_error", "timeout");
+    job.error(504, late_message(job.accepted, job.deadline), "server_error", "timeout");
   }
   return job.finished;
 }
@@ -220,9 +206,7 @@ void CompletionWorker::Impl::step() {
     engine = new_engine();
   }
   for (const CompletionJobPtr& job : jobs) {
-    if (!job->finished) continue;
-    std::lock_guard lock(mutex);
-    mean_seconds += 0.1 * (seconds_between(job->started, ServeClock::now()) - mean_seconds);
+    if (job->finished) took(job->started);
   }
   leave();
 }
@@ -247,20 +231,8 @@ WorkerStatus CompletionWorker::status() const {
       .running = impl_->running, .waiting = static_cast<int>(impl_->queue.size()), .slots = impl_->slots, .busy = impl_->busy};
 }
 
-void CompletionWorker::drain() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->draining = true;
-  }
-  impl_->changed.notify_all();
-}
+void CompletionWorker::drain() { impl_->stop(false); }
 
-void CompletionWorker::break_off() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->draining = impl_->breaking = true;
-  }
-  impl_->changed.notify_all();
-}
+void CompletionWorker::break_off() { impl_->stop(true); }
 
 }  // namespace rhetor

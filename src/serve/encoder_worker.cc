@@ -1,9 +1,7 @@
 #include "serve/encoder_worker.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -92,7 +90,7 @@ void append(std::vector<T>& to, std::vector<T>& from, std::size_t begin, std::si
 
 }  // namespace
 
-struct EncoderWorker::Impl {
+struct EncoderWorker::Impl : WorkerFrame {
   Impl(std::function<EncoderModelPtr()> o, std::string n, WorkerLimits l, Metrics& all)
       : open(std::move(o)), name(std::move(n)), limits(l), metrics(all, {{"model", name}, {"task", "encode"}}) {}
 
@@ -102,12 +100,7 @@ struct EncoderWorker::Impl {
   ModelMetrics metrics;
   EncoderModelPtr model;  // the worker thread's; null until the first request
 
-  mutable std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<JobPtr> queue;                 // guarded by mutex: waiting, or waiting for the next part
-  int running = 0;                          // guarded by mutex: jobs in the part being computed
-  double mean_seconds = 0;                  // guarded by mutex
-  bool draining = false, breaking = false;  // guarded by mutex
+  std::deque<JobPtr> queue;  // guarded by mutex: waiting, or waiting for the next part; `running` are in the part being computed
   std::thread thread;
 
   void work();
@@ -171,8 +164,7 @@ bool EncoderWorker::Impl::give_up(Job& job, bool broken_off) {
   } else if (broken_off) {
     job.error(503, "the service is stopping", "server_error");
   } else if (ServeClock::now() > job.deadline) {
-    job.error(504, fmt::format("the answer took longer than the {:.3g} s allowed", seconds_between(job.accepted, job.deadline)),
-              "server_error", "timeout");
+    job.error(504, late_message(job.accepted, job.deadline), "server_error", "timeout");
   }
   return job.finished;
 }
@@ -286,8 +278,7 @@ void EncoderWorker::Impl::answer(Job& job) {
   } catch (const std::exception& error) {
     job.failed(error);  // 'dimensions' beyond those of the model
   }
-  std::lock_guard lock(mutex);
-  mean_seconds += 0.1 * (seconds_between(job.started, ServeClock::now()) - mean_seconds);
+  took(job.started);
 }
 
 // ---- public ----
@@ -309,8 +300,7 @@ void EncoderWorker::submit(EncoderRequest request, ResponderPtr reply, const std
   job->request = std::move(request);
   job->note = {.model = w.name, .key = key};
   job->accepted = ServeClock::now();
-  const double asked = job->request.timeout_s;
-  job->deadline = after(job->accepted, asked > 0 ? std::min(asked, w.limits.max_seconds) : w.limits.max_seconds);
+  job->deadline = deadline_for(job->accepted, job->request.timeout_s, w.limits);
   {
     std::lock_guard lock(w.mutex);
     if (w.draining) return send_error(reply, 503, "the service is stopping", "server_error");
@@ -331,20 +321,8 @@ WorkerStatus EncoderWorker::status() const {
           .busy = impl_->running > 0 ? 1 : 0};
 }
 
-void EncoderWorker::drain() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->draining = true;
-  }
-  impl_->changed.notify_all();
-}
+void EncoderWorker::drain() { impl_->stop(false); }
 
-void EncoderWorker::break_off() {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->draining = impl_->breaking = true;
-  }
-  impl_->changed.notify_all();
-}
+void EncoderWorker::break_off() { impl_->stop(true); }
 
 }  // namespace rhetor

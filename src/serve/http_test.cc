@@ -1,10 +1,6 @@
 // The transport alone: pipelining, framing that could be misread, clients that vanish, replies that are forgotten.
 #include "serve/http.h"
 
-#include <arpa/inet.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,24 +11,16 @@
 #include <thread>
 
 #include "base/error.h"
+#include "serve/test_service.h"
 
 namespace rhetor {
 namespace {
 
+using testing::connect_to;
+using testing::eventually;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-int connected(std::uint16_t port) {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const timeval limit{.tv_sec = 30, .tv_usec = 0};
-  ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  return fd;
-}
 void put(int fd, const std::string& text) {
   EXPECT_EQ(::send(fd, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
 }
@@ -86,14 +74,6 @@ class Echo {
     std::lock_guard lock(mutex_);
     return records_;
   }
-  template <class Condition>
-  static bool eventually(Condition condition) {
-    for (int i = 0; i < 2000; ++i) {
-      if (condition()) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    return false;
-  }
 
  private:
   std::mutex mutex_;
@@ -109,7 +89,7 @@ std::string raw_post(const std::string& target, const std::string& body, const s
 
 TEST(Http, PipelinedRequestsAreAnsweredInOrderEvenIfTheFirstTakesTime) {
   Echo echo;
-  const int fd = connected(echo.port());
+  const int fd = connect_to(echo.port());
   std::string all = raw_post("/hold", "");
   for (int i = 0; i < 50; ++i) all += raw_post(fmt::format("/{}", i), std::string(3000, 'x'));  // more than is read ahead
   put(fd, all + raw_post("/last", "end", "Connection: close\r\n"));
@@ -143,25 +123,25 @@ TEST(Http, AmbiguousFramingIsRefused) {
       "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
   };
   for (const char* text : cases) {
-    const int fd = connected(echo.port());
+    const int fd = connect_to(echo.port());
     put(fd, text);
     EXPECT_THAT(take_all(fd), ::testing::AnyOf(StartsWith("HTTP/1.1 400 "), StartsWith("HTTP/1.1 413 "))) << text;
   }
-  const int fd = connected(echo.port());
+  const int fd = connect_to(echo.port());
   put(fd, "POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n");
   EXPECT_THAT(take_all(fd), HasSubstr("/c=abc"));
 }
 
 TEST(Http, AClientThatLeavesIsNoticedEvenBehindAnotherRequest) {
   Echo echo;
-  const int fd = connected(echo.port());
+  const int fd = connect_to(echo.port());
   put(fd, raw_post("/hold", "") + raw_post("/next", "x"));
   const ResponderPtr reply = echo.held();
   ASSERT_TRUE(reply);
   EXPECT_FALSE(reply->closed());
   ::close(fd);
-  EXPECT_TRUE(Echo::eventually([&] { return reply->closed(); }));
-  EXPECT_TRUE(Echo::eventually([&] { return echo.records().size() == 1; }));
+  EXPECT_TRUE(eventually([&] { return reply->closed(); }));
+  EXPECT_TRUE(eventually([&] { return echo.records().size() == 1; }));
   EXPECT_EQ(echo.records()[0].status, 499);
   EXPECT_TRUE(echo.records()[0].cut);
   reply->send(200, "text/plain", "nobody hears this");
@@ -170,7 +150,7 @@ TEST(Http, AClientThatLeavesIsNoticedEvenBehindAnotherRequest) {
 TEST(Http, ForgottenRepliesAndThrowingHandlersAreAnswered) {
   Echo echo;
   for (const char* target : {"/forget", "/throw"}) {
-    const int fd = connected(echo.port());
+    const int fd = connect_to(echo.port());
     put(fd, raw_post(target, "", "Connection: close\r\n"));
     EXPECT_THAT(take_all(fd), StartsWith("HTTP/1.1 500 ")) << target;
   }
@@ -178,13 +158,13 @@ TEST(Http, ForgottenRepliesAndThrowingHandlersAreAnswered) {
 
 TEST(Http, ConnectionsAreLimited) {
   Echo echo({.max_connections = 2});
-  const int one = connected(echo.port()), two = connected(echo.port());
-  EXPECT_TRUE(Echo::eventually([&] { return echo.connections() == 2; }));
-  const int three = connected(echo.port());
+  const int one = connect_to(echo.port()), two = connect_to(echo.port());
+  EXPECT_TRUE(eventually([&] { return echo.connections() == 2; }));
+  const int three = connect_to(echo.port());
   EXPECT_THAT(take_all(three), StartsWith("HTTP/1.1 503 "));
   ::close(one);
-  EXPECT_TRUE(Echo::eventually([&] { return echo.connections() == 1; }));
-  const int four = connected(echo.port());
+  EXPECT_TRUE(eventually([&] { return echo.connections() == 1; }));
+  const int four = connect_to(echo.port());
   put(four, raw_post("/four", "", "Connection: close\r\n"));
   EXPECT_THAT(take_all(four), HasSubstr("/four="));
   ::close(two);
@@ -192,10 +172,10 @@ TEST(Http, ConnectionsAreLimited) {
 
 TEST(Http, SlowRequestsAreGivenUp) {
   Echo echo({.idle_timeout_s = 0.2});
-  const int fd = connected(echo.port());
+  const int fd = connect_to(echo.port());
   put(fd, "POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
   take_all(fd);  // ends: with a 408 or, the connection being gone, without
-  EXPECT_TRUE(Echo::eventually([&] { return echo.connections() == 0; }));
+  EXPECT_TRUE(eventually([&] { return echo.connections() == 0; }));
 }
 
 }  // namespace

@@ -60,9 +60,7 @@ ServedModel open_served_model(const std::filesystem::path& path, const std::stri
   if (model->config.family == "bert" || !model->config.task.empty()) {
     out = serve_encoder_model(make_encoder_model(model), name);
   } else {
-    OpenOptions options;
-    options.chat_template = load_chat_template(path, model->tokenizer);
-    out = serve_language_model(make_language_model(model, options), name);
+    out = serve_language_model(make_language_model(model), name);
     // Made when first asked for: most services of such a model never are.
     out.encoder = [model] { return make_encoder_model(model); };
     out.tasks = {EncoderTask::embed, EncoderTask::rank};

@@ -57,6 +57,8 @@ struct Server::Impl {
   const std::int64_t started =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   Metrics metrics;
+  Counter& slow_readers =
+      metrics.counter("rhetor_slow_readers_total", "Connections dropped because their client did not read.");
   AccessLog log;
   std::vector<Host> hosts;
   std::atomic<bool> stopping = false;
@@ -147,7 +149,7 @@ void Server::Impl::record(const HttpRecord& done) {
   metrics.counter("rhetor_requests_total", "Requests answered; status 499: the client left before.", with_status).add();
   metrics.histogram("rhetor_request_seconds", "From a request's header to the last byte of its answer.", latency_bounds(), labels)
       .observe(done.seconds);
-  if (done.slow) metrics.counter("rhetor_slow_readers_total", "Connections dropped because their client did not read.").add();
+  if (done.slow) slow_readers.add();
 }
 
 const std::vector<Server::Impl::Route>& Server::Impl::routes() {
@@ -237,7 +239,8 @@ void Server::Impl::health(const HttpRequest&, const ResponderPtr& reply, const s
     waiting += status.waiting;
   });
   if (stopping) reply->add_header("Retry-After", "1");
-  reply->send(stopping ? 503 : 200, "application/json", health_json(hosts[0].model.name, stopping ? "draining" : "ok", running, waiting));
+  reply->send(stopping ? 503 : 200, "application/json",
+              health_json(hosts[0].model.name, stopping ? "draining" : "ok", running, waiting));
 }
 
 void Server::Impl::show_metrics(const HttpRequest&, const ResponderPtr& reply, const std::string&) {

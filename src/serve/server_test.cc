@@ -1,10 +1,6 @@
 // The whole service on a toy model: well-formed replies under concurrent, wrong and broken requests, and an orderly end.
 #include "serve/server.h"
 
-#include <arpa/inet.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "generate/test_models.h"
+#include "serve/test_service.h"
 
 namespace rhetor {
 namespace {
@@ -23,20 +19,12 @@ using ::testing::HasSubstr;
 // A blocking client that does nothing for us: bytes out, bytes in.
 class Client {
  public:
-  explicit Client(std::uint16_t port) : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const timeval limit{.tv_sec = 60, .tv_usec = 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    connected_ = ::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
-  }
+  explicit Client(std::uint16_t port) : fd_(testing::try_connect(port)) {}
   ~Client() { ::close(fd_); }
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  bool connected() const { return connected_; }
+  bool connected() const { return fd_ >= 0; }
   bool write(std::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -66,12 +54,12 @@ class Client {
 
  private:
   int fd_;
-  bool connected_;
 };
 
 std::string post_request(const std::string& target, const std::string& body, bool keep = false) {
-  return fmt::format("POST {} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n{}", target,
-                     body.size(), keep ? "keep-alive" : "close", body);
+  return fmt::format(
+      "POST {} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n{}", target,
+      body.size(), keep ? "keep-alive" : "close", body);
 }
 std::string get(const std::string& target) { return "GET " + target + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"; }
 
@@ -80,7 +68,8 @@ struct Reply {
   std::string head, body;
 };
 
-// Splits one reply and undoes the chunked encoding; every deviation from HTTP/1.1 is a test failure. Returns what follows the reply.
+// Splits one reply and undoes the chunked encoding; every deviation from HTTP/1.1 is a test failure. Returns what follows the
+// reply.
 std::string parse_reply(const std::string& bytes, Reply& reply) {
   const std::size_t end = bytes.find("\r\n\r\n");
   EXPECT_EQ(bytes.compare(0, 9, "HTTP/1.1 "), 0) << bytes.substr(0, 200);
@@ -112,7 +101,6 @@ std::string parse_reply(const std::string& bytes, Reply& reply) {
 
 Reply ask(std::uint16_t port, const std::string& request) {
   Client client(port);
-  EXPECT_TRUE(client.connected());
   EXPECT_TRUE(client.write(request));
   Reply reply;
   EXPECT_EQ(parse_reply(client.read_all(), reply), "");
@@ -194,7 +182,8 @@ class Running {
 std::string plain_body(int tokens, bool stream) {
   return fmt::format(R"({{"prompt": "The sea", "max_tokens": {}, "seed": 5, "stream": {}}})", tokens, stream);
 }
-const char* const kChat = R"({"messages": [{"role": "user", "content": "The ship"}], "max_tokens": 8, "seed": 5, "stream": true})";
+const char* const kChat =
+    R"({"messages": [{"role": "user", "content": "The ship"}], "max_tokens": 8, "seed": 5, "stream": true})";
 
 TEST(Server, AnswersEveryRoute) {
   Running service;
@@ -210,14 +199,16 @@ TEST(Server, AnswersEveryRoute) {
   const Reply whole = ask(port, post_request("/v1/completions", plain_body(12, false)));
   expect_completion(whole, false);
   // The same seed gives the same text, streamed or not.
-  EXPECT_EQ(expect_stream(ask(port, post_request("/v1/completions", plain_body(12, true))), false), Json::parse(whole.body)["choices"][0]["text"].get<std::string>());
+  EXPECT_EQ(expect_stream(ask(port, post_request("/v1/completions", plain_body(12, true))), false),
+            Json::parse(whole.body)["choices"][0]["text"].get<std::string>());
   expect_stream(ask(port, post_request("/v1/chat/completions", kChat)), true);
 }
 
 TEST(Server, SeveralRequestsOnOneConnectionAreAnsweredInOrder) {
   Running service;
   Client client(service.port());
-  ASSERT_TRUE(client.write(post_request("/v1/completions", plain_body(3, true), true) + "HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + get("/v1/models")));
+  ASSERT_TRUE(client.write(post_request("/v1/completions", plain_body(3, true), true) +
+                           "HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + get("/v1/models")));
   std::string rest = client.read_all();
   Reply first, last;
   rest = parse_reply(rest, first);

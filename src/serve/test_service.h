@@ -23,26 +23,47 @@ namespace rhetor::testing {
 
 using Json = nlohmann::json;
 
+// A connection to this machine, -1 if it is refused; what does not come within a minute never does.
+inline int try_connect(std::uint16_t port) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const timeval limit{.tv_sec = 60, .tv_usec = 0};
+  ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
+  ::close(fd);
+  return -1;
+}
+inline int connect_to(std::uint16_t port) {
+  const int fd = try_connect(port);
+  EXPECT_GE(fd, 0);
+  return fd;
+}
+
+template <class Condition>
+bool eventually(Condition condition) {
+  for (int i = 0; i < 2000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
 // A request on its way; the connection closes with the object.
 class Call {
  public:
   // A GET if `body` is null. `head` holds further header lines, each with its "\r\n".
   Call(std::uint16_t port, const std::string& target, const Json& body, const std::string& head = "",
        const std::string& method = "")
-      : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+      : fd_(connect_to(port)) {
     const std::string text = body.is_null() ? "" : body.dump();
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const timeval limit{.tv_sec = 60, .tv_usec = 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     const std::string request = fmt::format("{} {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n{}",
                                             !method.empty() ? method
                                             : text.empty()  ? "GET"
                                                             : "POST",
                                             target, text.size(), head, text);
-    EXPECT_EQ(::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
     EXPECT_EQ(::send(fd_, request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
   }
   ~Call() { ::close(fd_); }
@@ -137,11 +158,7 @@ class Service {
   }
   template <class Condition>
   static bool eventually(Condition condition) {
-    for (int i = 0; i < 2000; ++i) {
-      if (condition()) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    return false;
+    return testing::eventually(condition);
   }
   static std::vector<ServedModel> list(ServedModel model) {
     std::vector<ServedModel> out;

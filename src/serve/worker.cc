@@ -13,6 +13,28 @@ constexpr int kLongestRetry = 30;  // seconds
 
 }  // namespace
 
+void WorkerFrame::stop(bool break_off) {
+  {
+    std::lock_guard lock(mutex);
+    draining = true;
+    breaking |= break_off;
+  }
+  changed.notify_all();
+}
+
+void WorkerFrame::took(ServeClock::time_point started) {
+  std::lock_guard lock(mutex);
+  mean_seconds += 0.1 * (seconds_between(started, ServeClock::now()) - mean_seconds);
+}
+
+ServeClock::time_point deadline_for(ServeClock::time_point accepted, double asked_s, const WorkerLimits& limits) {
+  return after(accepted, asked_s > 0 ? std::min(asked_s, limits.max_seconds) : limits.max_seconds);
+}
+
+std::string late_message(ServeClock::time_point accepted, ServeClock::time_point deadline) {
+  return fmt::format("the answer took longer than the {:.3g} s allowed", seconds_between(accepted, deadline));
+}
+
 void send_error(const ResponderPtr& reply, int status, std::string_view message, std::string_view type, std::string_view code,
                 int retry_after_s) {
   if (status == 429 || status == 503) reply->add_header("Retry-After", fmt::format("{}", retry_after_s));

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -49,6 +51,22 @@ inline double seconds_between(ServeClock::time_point a, ServeClock::time_point b
 inline ServeClock::time_point after(ServeClock::time_point start, double seconds) {
   return start + std::chrono::microseconds(static_cast<std::int64_t>(seconds * 1e6));
 }
+
+// What a worker's thread and those who ask it share; the queue itself is the worker's.
+struct WorkerFrame {
+  mutable std::mutex mutex;
+  std::condition_variable changed;
+  int running = 0;          // guarded by mutex: requests the thread has in hand, as the others may see it
+  double mean_seconds = 0;  // guarded by mutex: what requests took lately, waiting not counted
+  bool draining = false;    // guarded by mutex: no new requests
+  bool breaking = false;    // guarded by mutex: nor are the accepted ones finished
+
+  void stop(bool break_off);
+  void took(ServeClock::time_point started);
+};
+// When a request must be done: it may ask for less than the service allows (0 = it does not ask).
+ServeClock::time_point deadline_for(ServeClock::time_point accepted, double asked_s, const WorkerLimits& limits);
+std::string late_message(ServeClock::time_point accepted, ServeClock::time_point deadline);
 
 // An error in OpenAI's shape. 429 and 503 tell the client when to come back.
 void send_error(const ResponderPtr& reply, int status, std::string_view message, std::string_view type = "invalid_request_error",

@@ -36,9 +36,33 @@ class MergeTable {
   void merge(std::vector<BpeSymbol>& symbols) const {
     merge(symbols, [](TokenId, TokenId, TokenId) {});
   }
+  // The same for unmerged symbols of which crossed(u, v) tells whether neighbours u | v can ever get into one symbol: each stretch by itself.
+  template <class Crossed>
+  void merge_stretches(std::vector<BpeSymbol>& symbols, Crossed&& crossed) const {
+    const auto unseen = [](TokenId, TokenId, TokenId) {};
+    thread_local std::vector<BpeSymbol> stretch;
+    std::size_t kept = 0;
+    for (std::size_t begin = 0, end = 0; begin < symbols.size(); begin = end) {
+      for (end = begin + 1; end < symbols.size() && crossed(symbols[end - 1].id, symbols[end].id);) ++end;
+      const BpeSymbol* merged = symbols.data() + begin;
+      auto count = end - begin;
+      if (count > kShort) {
+        stretch.assign(symbols.begin() + static_cast<std::ptrdiff_t>(begin), symbols.begin() + static_cast<std::ptrdiff_t>(end));
+        merge_long(stretch, unseen);
+        merged = stretch.data();
+        count = stretch.size();
+      } else if (count > 1) {
+        count = static_cast<std::size_t>(merge_short(symbols.data() + begin, static_cast<int>(count), unseen));
+      }
+      std::copy(merged, merged + count, symbols.data() + kept);
+      kept += count;
+    }
+    symbols.resize(kept);
+  }
+
+  static constexpr std::size_t kShort = 32;  // symbols up to which scanning all pairs is faster than a heap
 
  private:
-  static constexpr std::size_t kShort = 32;  // symbols up to which scanning all pairs is faster than a heap
   static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
   struct Found { std::uint32_t rank; TokenId result; };
 

@@ -1,10 +1,12 @@
 // Byte-pair encoding over characters, with the options of the `tokenizers` package and the same ids.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "text/bpe_borders.h"
 #include "text/bpe_merge.h"
 #include "text/token_model.h"
 #include "text/utf8_walk.h"
@@ -57,14 +59,29 @@ class Bpe final : public TokenModel {
     for (unsigned byte = 0; byte < 256; ++byte) bytes_[byte] = options_.byte_fallback ? id(fmt::format("<0x{:02X}>", byte)) : -1;
     unknown_ = options_.unknown.empty() ? -1 : id(options_.unknown);
     // Of a pair that is listed twice the last rank counts, as in `tokenizers`.
-    for (std::size_t rank = options_.merges.size(); rank-- > 0;) add_merge(rank);
+    std::vector<MergeBorders::Merge> merges;
+    for (std::size_t rank = options_.merges.size(); rank-- > 0;) merges.push_back(add_merge(rank));
+    std::reverse(merges.begin(), merges.end());
+    find_borders(merges);
   }
 
   std::string_view kind() const override { return "BPE"; }
   std::int64_t size() const override { return static_cast<std::int64_t>(options_.vocab.size()); }
   void tokenize(std::string_view word, std::vector<Piece>& out) const override {
-    WordCache::of_this_thread().tokenize(serial_, word, out,
-                                         [&](std::string_view text, std::vector<Piece>& pieces) { merge(text, pieces); });
+    const auto compute = [&](std::string_view text, std::vector<Piece>& pieces) { merge(text, pieces); };
+    WordCache& cache = WordCache::of_this_thread();
+    if (opener_.empty() || word.size() <= WordCache::kMaxWord) return cache.tokenize(serial_, word, out, compute);
+    // Each stretch up to the next run of openers is a word of its own.
+    for (std::size_t begin = 0, end = 0; begin < word.size(); begin = end) {
+      while (word.substr(end).starts_with(opener_)) end += opener_.size();
+      end = std::min(word.find(opener_, end), word.size());
+      const std::size_t first = out.size();
+      cache.tokenize(serial_, word.substr(begin, end - begin), out, compute);
+      for (std::size_t i = first; i < out.size(); ++i) {
+        out[i].begin += static_cast<std::uint32_t>(begin);
+        out[i].end += static_cast<std::uint32_t>(begin);
+      }
+    }
   }
   std::string_view token(TokenId id) const override {
     return id < 0 || id >= size() ? std::string_view() : std::string_view(options_.vocab[static_cast<std::size_t>(id)]);
@@ -86,12 +103,32 @@ class Bpe final : public TokenModel {
         const std::string_view suffix = last ? std::string_view(options_.end_of_word_suffix) : std::string_view();
         if (text.size() <= prefix.size() + suffix.size() || !text.starts_with(prefix) || !text.ends_with(suffix)) continue;
         const std::string_view rest = text.substr(prefix.size(), text.size() - prefix.size() - suffix.size());
-        if (rest.size() <= 4 && character_length(rest, 0) == rest.size()) characters_[spelling(first, last)].add(rest, id);
+        if (rest.size() > 4 || character_length(rest, 0) != rest.size()) continue;
+        characters_[spelling(first, last)].add(rest, id);
+        initial_.push_back(id);
       }
     }
   }
 
-  void add_merge(std::size_t rank) {
+  // What long words can be cut at. A text without a pre-tokeniser is one word; its blanks (SentencePiece's, GPT-2's or plain ones) cut it if
+  // they are never merged onto something else before them, a blank is spelled alike everywhere, and no look-up asks for the whole word.
+  void find_borders(const std::vector<MergeBorders::Merge>& merges) {
+    std::vector<TokenId> initial(initial_);
+    for (const TokenId id : bytes_) {
+      if (id >= 0) initial.push_back(id);
+    }
+    if (unknown_ >= 0) initial.push_back(unknown_);
+    borders_ = MergeBorders(options_.vocab.size(), initial, merges);
+    if (!options_.continuing_prefix.empty() || !options_.end_of_word_suffix.empty() || options_.ignore_merges) return;
+    for (const std::string_view blank : {"\u2581", "\u0120", " "}) {
+      const TokenId id = characters_[0].find(blank);
+      if (id < 0 || id == unknown_ || !borders_.opens(id)) continue;
+      opener_ = blank;
+      return;
+    }
+  }
+
+  MergeBorders::Merge add_merge(std::size_t rank) {
     const auto& [left, right] = options_.merges[rank];
     const auto known = [&](std::string_view text) {
       const TokenId found = id(text);
@@ -104,6 +141,7 @@ class Bpe final : public TokenModel {
            named(options_.continuing_prefix));
     const TokenId result = known(left + right.substr(options_.continuing_prefix.size()));
     merges_.add(l, r, static_cast<std::uint32_t>(rank), result);
+    return {l, r, result};
   }
 
   void merge(std::string_view word, std::vector<Piece>& out) const {
@@ -113,7 +151,11 @@ class Bpe final : public TokenModel {
     thread_local std::vector<BpeSymbol> symbols;
     symbols.clear();
     spell(word, symbols);
-    merges_.merge(symbols);
+    if (symbols.size() > MergeTable::kShort && borders_.known()) {
+      merges_.merge_stretches(symbols, [&](TokenId u, TokenId v) { return borders_.crossed(u, v); });
+    } else {
+      merges_.merge(symbols);
+    }
     for (const BpeSymbol& symbol : symbols) out.push_back({symbol.id, symbol.begin, symbol.end});
   }
 
@@ -168,7 +210,10 @@ class Bpe final : public TokenModel {
   std::unordered_map<std::string_view, TokenId> ids_;  // views of options_.vocab
   std::array<CharacterTable, 4> characters_;
   std::array<TokenId, 256> bytes_{};
+  std::vector<TokenId> initial_;   // tokens that are characters, in any spelling
   MergeTable merges_;
+  MergeBorders borders_;
+  std::string_view opener_;        // a word may be cut before each run of it; "": none
   TokenId unknown_ = -1;
   std::uint32_t serial_;
 };

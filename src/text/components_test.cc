@@ -198,12 +198,11 @@ TEST(PostProcessor, TemplatesAndTrimming) {
   const std::string text = " ab c";
   Encoding e{{5, 6}, {0, 0}, {{0, 3}, {3, 5}}, {0, 0}};
   const auto apply = [&](const std::string& json, bool pair) {
-    std::vector<EncodedPart> parts = {{e, text}};
-    if (pair) parts.push_back({e, text});
+    std::vector<EncodedPart> parts = {{e, text, {}}};
+    if (pair) parts.push_back({e, text, {}});
     const auto post = make_post_processor(Json::parse(json), "test", 10, [](TokenId id) -> std::string_view { return id == 5 ? "\u0120ab" : "\u0120c"; });
-    post->apply(parts);
-    Encoding out;
-    for (const auto& part : parts) append_encoding(out, part.encoding);
+    post->apply(parts, true);
+    const Encoding out = joined(parts).front();
     EXPECT_EQ(out.ids.size(), e.ids.size() * (pair ? 2 : 1) + post->added(pair));
     return out;
   };

@@ -23,6 +23,7 @@ struct Preset {
   bool byte_fallback;
   TokenModelPtr (*train)(const std::vector<WordCount>&, const ModelTrainOptions&);
   std::string_view parts;              // of tokenizer.json
+  std::int64_t min_count;              // of what becomes a token
   std::string_view single, pair;       // the template: tokens, "$A" and "$B"; the pair's second half is segment 1
 };
 
@@ -45,12 +46,14 @@ const std::vector<Preset>& presets() {
     {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
   "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
   "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})";
+  static constexpr std::string_view words = R"("normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "Whitespace"}, "decoder": null)";
   static const std::vector<std::string> bert_specials = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
   static const std::vector<Preset> list = {
-      {"bpe", {"<unk>", "<s>", "</s>", "<pad>"}, "<unk>", "", true, train_bpe, bpe, "<s> $A", "<s> $A <s> $B"},
-      {"wordpiece", bert_specials, "[UNK]", "##", false, train_wordpiece, bert, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"},
-      {"wordpiece-cased", bert_specials, "[UNK]", "##", false, train_wordpiece, bert_cased, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"},
-      {"unigram", {"<pad>", "</s>", "<unk>", "<mask>"}, "<unk>", "", false, train_unigram, unigram, "$A </s>", "$A </s> $B </s>"},
+      {"bpe", {"<unk>", "<s>", "</s>", "<pad>"}, "<unk>", "", true, train_bpe, bpe, 2, "<s> $A", "<s> $A <s> $B"},
+      {"wordpiece", bert_specials, "[UNK]", "##", false, train_wordpiece, bert, 2, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"},
+      {"wordpiece-cased", bert_specials, "[UNK]", "##", false, train_wordpiece, bert_cased, 2, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"},
+      {"unigram", {"<pad>", "</s>", "<unk>", "<mask>"}, "<unk>", "", false, train_unigram, unigram, 2, "$A </s>", "$A </s> $B </s>"},
+      {"word-level", bert_specials, "[UNK]", "", false, train_word_level, words, 1, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"},
   };
   return list;
 }
@@ -120,6 +123,7 @@ const std::vector<TokenizerKind>& tokenizer_kinds() {
       {"wordpiece", "BERT: lower case, no accents, ideographs and punctuation stand alone"},
       {"wordpiece-cased", "BERT: capitals and accents kept"},
       {"unigram", "unigram language model over NFKC text (T5-, XLM-R-like)"},
+      {"word-level", "the most frequent words and punctuation marks; others are unknown"},
   };
   return list;
 }
@@ -147,6 +151,7 @@ TokenizerPtr train_tokenizer(const std::function<bool(std::string& document)>& d
   train.unknown = found->unknown;
   train.prefix = found->prefix;
   train.byte_fallback = found->byte_fallback;
+  train.min_count = found->min_count;
   train.progress = options.progress;
   const std::string plain = fmt::format("{{{}}}", found->parts);
   const TokenModelPtr model = found->train(count_words(documents, make_word_splitter(plain)), train);

@@ -24,6 +24,7 @@ struct TokenizerKind {
 // bpe                 SentencePiece-like BPE: metaspace words, unknown characters by their bytes (LLaMA)
 // wordpiece           BERT, lower case, no accents;  wordpiece-cased keeps both
 // unigram             SentencePiece-like unigram model: NFKC, metaspace words (T5, XLM-R)
+// word-level          words and punctuation marks as they are, the most frequent ones
 const std::vector<TokenizerKind>& tokenizer_kinds();
 
 // `documents` yields the next text, false at the end. Deterministic. Counting takes all cores.

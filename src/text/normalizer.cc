@@ -6,6 +6,10 @@
 namespace rhetor {
 
 void lower_case(AlignedText& t) {
+  if (skip_ascii(t.text, 0) == t.text.size()) {   // places stay as they are
+    for (char& c : t.text) c = static_cast<char>(c + (c >= 'A' && c <= 'Z' ? 32 : 0));
+    return;
+  }
   const std::size_t dotted = t.text.find("\xC4\xB0");   // U+0130 is the only one that becomes two characters
   if (dotted == std::string::npos) return map_characters(t, [](char32_t c) { return c < 0x80 || has(c, property::upper) ? lower_case(c) : c; });
   Rewriter out(t);

@@ -24,7 +24,8 @@ std::uint32_t next_owner() {
 }
 
 struct Work {
-  CutWork cut;
+  CutWork cut, rest;                   // of a text; of one of its words
+  std::vector<Piece> parts;            // of a word that the rest of the pre-tokenisers cut
   std::vector<Piece> pieces;
   std::string spelled;
   std::vector<std::uint32_t> places;   // byte of the spelled word -> byte of the word
@@ -44,6 +45,7 @@ class Pipeline final : public Tokenizer {
         post_(make_post_processor(member_or_null(root, "post_processor"), name + ": post_processor", vocab_size_,
                                   [this](TokenId id) { return cutter_.added().by_id(id) ? std::string_view() : model_->token(id); })),
         truncation_(read_truncation(member_or_null(root, "truncation"), name)),
+        padding_(read_padding(member_or_null(root, "padding"), name)),
         parts_(parts_as_json(root, cutter_.added())) {}
 
   std::string_view kind() const override { return model_->kind(); }
@@ -67,18 +69,15 @@ class Pipeline final : public Tokenizer {
     return out;
   }
 
-  Encoding encode_template(std::string_view text, const std::string_view* pair, bool specials) const override {
-    if (!post_ && !truncation_.on) return Tokenizer::encode_template(text, pair, specials);
+  std::vector<Encoding> encode_windows(std::string_view text, const std::string_view* pair, const WindowOptions& options) const override {
+    if (!post_) return Tokenizer::encode_windows(text, pair, options);
     std::vector<EncodedPart> parts;
-    parts.push_back({encode_ranges(text, specials), text});
-    if (pair) parts.push_back({encode_ranges(*pair, specials), *pair});
-    if (pair) std::fill(parts[1].encoding.segments.begin(), parts[1].encoding.segments.end(), 1);
-    truncate(truncation_, post_ ? post_->added(pair != nullptr) : 0, parts);
-    if (post_) post_->apply(parts);
-    Encoding out;
-    for (const EncodedPart& part : parts) append_encoding(out, part.encoding);
-    return out;
+    parts.push_back({encode_ranges(text, options.specials), text, {}});
+    if (pair) parts.push_back({encode_ranges(*pair, options.specials), *pair, {}});
+    return windows_of(std::move(parts), options, post_.get());
   }
+  const Truncation* truncation() const override { return truncation_ ? &*truncation_ : nullptr; }
+  const Padding* padding() const override { return padding_ ? &*padding_ : nullptr; }
 
   std::string token_bytes(TokenId id) const override {
     const AddedToken* added = cutter_.added().by_id(id);
@@ -195,17 +194,16 @@ class Pipeline final : public Tokenizer {
                     const std::string_view word(aligned.text.data() + span.begin, span.end - span.begin);
                     const auto give = [&](TokenId id, std::uint32_t begin, std::uint32_t end) {
                       if (!tracked) return emit(id, Encoding::Range{});
-                      const Encoding::Range first = aligned.map[span.begin + begin];
-                      emit(id, Encoding::Range{first.begin, end > begin ? aligned.map[span.begin + end - 1].end : first.begin});
+                      emit(id, covered(aligned, span, begin, end));
                     };
                     if (!PieceCache::fits(word)) {
-                      tokenize(word, w);
+                      tokenize(word, tracked, w);
                       for (const Piece& piece : w.pieces) give(piece.id, piece.begin, piece.end);
                       continue;
                     }
                     auto& entry = cache.place(owner_, word);
                     if (!PieceCache::holds(entry, owner_, word)) {
-                      tokenize(word, w);
+                      tokenize(word, true, w);
                       PieceCache::remember(entry, owner_, word, w.pieces);
                       for (const Piece& piece : w.pieces) give(piece.id, piece.begin, piece.end);
                       continue;
@@ -216,8 +214,34 @@ class Pipeline final : public Tokenizer {
     if (w.cut.text.text.capacity() > (4u << 20)) w = Work{};   // one huge text must not hold its memory for ever
   }
 
-  // The pieces of a word, in bytes of it, into w.pieces.
-  void tokenize(std::string_view word, Work& w) const {
+  // What bytes [begin, end) of a word come from. A piece that stands for nothing may lie at the word's end.
+  static Encoding::Range covered(const AlignedText& text, Span word, std::uint32_t begin, std::uint32_t end) {
+    if (begin == end && begin > 0) return {text.map[word.begin + begin - 1].end, text.map[word.begin + begin - 1].end};
+    const Encoding::Range first = text.map[word.begin + begin];
+    return {first.begin, end > begin ? text.map[word.begin + end - 1].end : first.begin};
+  }
+
+  // The pieces of a word, in bytes of it (if tracked), into w.pieces.
+  void tokenize(std::string_view word, bool tracked, Work& w) const {
+    if (!cutter_.unfinished()) return tokenize_finished(word, w);
+    cutter_.finish(word, tracked, w.rest);
+    const AlignedText& text = w.rest.text;
+    w.parts.clear();
+    for (const Span span : w.rest.spans) {
+      tokenize_finished(std::string_view(text.text).substr(span.begin, span.end - span.begin), w);
+      for (Piece piece : w.pieces) {
+        if (tracked) {
+          const Encoding::Range range = covered(text, span, piece.begin, piece.end);
+          piece.begin = range.begin;
+          piece.end = range.end;
+        }
+        w.parts.push_back(piece);
+      }
+    }
+    w.pieces.swap(w.parts);
+  }
+
+  void tokenize_finished(std::string_view word, Work& w) const {
     w.pieces.clear();
     if (!cutter_.spell_bytes()) return model_->tokenize(word, w.pieces);
     w.spelled = spelled(word);
@@ -240,7 +264,8 @@ class Pipeline final : public Tokenizer {
   DecoderSpec decoder_;
   std::int64_t vocab_size_;
   PostProcessorPtr post_;
-  Truncation truncation_;
+  std::optional<Truncation> truncation_;
+  std::optional<Padding> padding_;
   std::string parts_;                    // tokenizer.json up to the model
   std::uint32_t owner_ = next_owner();   // tells the tokenizers of a process apart in the cache
 };

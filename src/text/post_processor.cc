@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "text/batch_encoding.h"
 #include "text/unicode.h"
 
 namespace rhetor {
+
+namespace {
+
+constexpr std::size_t kMaxWindowTokens = std::size_t{1} << 27;   // of one text: what a stride close to the length can make of it
 
 void append_encoding(Encoding& to, const Encoding& from) {
   to.ids.insert(to.ids.end(), from.ids.begin(), from.ids.end());
@@ -13,8 +18,6 @@ void append_encoding(Encoding& to, const Encoding& from) {
   to.ranges.insert(to.ranges.end(), from.ranges.begin(), from.ranges.end());
   to.added.insert(to.added.end(), from.added.begin(), from.added.end());
 }
-
-namespace {
 
 void add_token(Encoding& e, TokenId id, std::int32_t segment) {
   e.ids.push_back(id);
@@ -28,18 +31,22 @@ class TrimRanges final : public PostProcessor {
  public:
   TrimRanges(bool prefix_blank, TokenText text) : prefix_blank_(prefix_blank), text_(std::move(text)) {}
   std::size_t added(bool) const override { return 0; }
-  void apply(std::vector<EncodedPart>& parts) const override {
+  void apply(std::vector<EncodedPart>& parts, bool) const override {
     for (EncodedPart& part : parts) {
-      for (std::size_t i = 0; i < part.encoding.ids.size(); ++i) {
-        if (part.encoding.added[i]) continue;
-        Encoding::Range& range = part.encoding.ranges[i];
-        const std::string_view token = text_(part.encoding.ids[i]);
-        trim(token.empty() ? part.text.substr(range.begin, range.end - range.begin) : token, i, part.text, range);
-      }
+      trim_all(part.encoding, part.text);
+      for (Encoding& window : part.overflow) trim_all(window, part.text);
     }
   }
 
  private:
+  void trim_all(Encoding& e, std::string_view text) const {
+    for (std::size_t i = 0; i < e.ids.size(); ++i) {
+      if (e.added[i]) continue;
+      Encoding::Range& range = e.ranges[i];
+      const std::string_view token = text_(e.ids[i]);
+      trim(token.empty() ? text.substr(range.begin, range.end - range.begin) : token, i, text, range);
+    }
+  }
   static bool blank(char32_t c) { return c == 0x120 || has(c, property::space); }   // U+0120 spells the byte 0x20
   void trim(std::string_view token, std::size_t index, std::string_view text, Encoding::Range& range) const {
     std::size_t leading = 0, trailing = 0;
@@ -78,20 +85,26 @@ class Template final : public PostProcessor {
     std::int32_t segment;
     std::vector<TokenId> ids;
   };
-  Template(std::vector<Piece> single, std::vector<Piece> pair) : single_(std::move(single)), pair_(std::move(pair)) {}
+  // `windows_too`: windows have the segments that the pieces say, else those of their texts (0 and 1), as in `tokenizers`.
+  Template(std::vector<Piece> single, std::vector<Piece> pair, bool windows_too = false)
+      : single_(std::move(single)), pair_(std::move(pair)), windows_too_(windows_too) {}
   std::size_t added(bool pair) const override {
     std::size_t n = 0;
     for (const Piece& piece : pair ? pair_ : single_) n += piece.ids.size();
     return n;
   }
-  void apply(std::vector<EncodedPart>& parts) const override {
+  void apply(std::vector<EncodedPart>& parts, bool framed) const override {
     std::vector<EncodedPart> out;
     for (const Piece& piece : parts.size() > 1 ? pair_ : single_) {
+      if (piece.source < 0 && !framed) continue;
       EncodedPart part;
       for (const TokenId id : piece.ids) add_token(part.encoding, id, piece.segment);
       if (piece.source >= 0 && static_cast<std::size_t>(piece.source) < parts.size()) {
         part = parts[static_cast<std::size_t>(piece.source)];
         std::fill(part.encoding.segments.begin(), part.encoding.segments.end(), piece.segment);
+        for (Encoding& window : part.overflow) {
+          if (windows_too_) std::fill(window.segments.begin(), window.segments.end(), piece.segment);
+        }
       }
       out.push_back(std::move(part));
     }
@@ -100,6 +113,7 @@ class Template final : public PostProcessor {
 
  private:
   std::vector<Piece> single_, pair_;
+  bool windows_too_;
 };
 
 class Chain final : public PostProcessor {
@@ -110,8 +124,8 @@ class Chain final : public PostProcessor {
     for (const auto& step : steps_) n += step->added(pair);
     return n;
   }
-  void apply(std::vector<EncodedPart>& parts) const override {
-    for (const auto& step : steps_) step->apply(parts);
+  void apply(std::vector<EncodedPart>& parts, bool framed) const override {
+    for (const auto& step : steps_) step->apply(parts, framed);
   }
 
  private:
@@ -142,7 +156,7 @@ class Builder {
       std::vector<PostProcessorPtr> steps;
       steps.push_back(trimmer(part));
       steps.push_back(std::make_unique<Template>(pieces({{-1, 0, {cls}}, {0, 0, {}}, {-1, 0, {sep}}}),
-                                                 pieces({{-1, 0, {cls}}, {0, 0, {}}, {-1, 0, {sep}}, {-1, 0, {sep}}, {1, 0, {}}, {-1, 0, {sep}}})));
+                                                 pieces({{-1, 0, {cls}}, {0, 0, {}}, {-1, 0, {sep}}, {-1, 0, {sep}}, {1, 0, {}}, {-1, 0, {sep}}}), true));
       return std::make_unique<Chain>(std::move(steps));
     }
     fail("{} is not a known post-processor; known are TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel and Sequence", part.where());
@@ -215,6 +229,37 @@ class Builder {
 };
 
 }  // namespace
+
+PostProcessorPtr make_role_template(TokenId cls, TokenId sep) {
+  using Pieces = std::vector<Template::Piece>;
+  const auto ids = [](TokenId id) { return id < 0 ? std::vector<TokenId>() : std::vector<TokenId>{id}; };
+  return std::make_unique<Template>(Pieces{{-1, 0, ids(cls)}, {0, 0, {}}, {-1, 0, ids(sep)}},
+                                    Pieces{{-1, 0, ids(cls)}, {0, 0, {}}, {-1, 0, ids(sep)}, {1, 1, {}}, {-1, 1, ids(sep)}});
+}
+
+std::vector<Encoding> joined(const std::vector<EncodedPart>& parts) {
+  std::vector<Encoding> all(1);   // the whole, then its windows
+  for (const EncodedPart& part : parts) {
+    std::vector<Encoding> next;
+    std::size_t tokens = 0;
+    const auto join = [&](const Encoding& before, const Encoding& after) {
+      tokens += before.ids.size() + after.ids.size();
+      if (tokens > kMaxWindowTokens)
+        fail(ErrorKind::resource, "the windows over what truncation cuts off hold more than {} tokens together; use a smaller stride or shorter texts",
+             kMaxWindowTokens);
+      next.push_back(before);
+      append_encoding(next.back(), after);
+    };
+    join(all[0], part.encoding);
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      join(all[i], part.encoding);
+      for (const Encoding& window : part.overflow) join(all[i], window);
+    }
+    for (const Encoding& window : part.overflow) join(all[0], window);
+    all.swap(next);
+  }
+  return all;
+}
 
 PostProcessorPtr make_post_processor(const Json& json, const std::string& where, std::int64_t vocab_size, TokenText text) {
   if (json.is_null()) return nullptr;

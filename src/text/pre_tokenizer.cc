@@ -61,6 +61,19 @@ void append(const Json& json, const std::string& where, PreTokenizers& out) {
   }
 }
 
+// How many steps cut a plain sentence into words; all of them if none does. Steps see nothing but their span, so those that are left can be
+// applied to each word alone (but for the one that asks where in the original it is).
+std::size_t steps_to_words(const std::vector<PreTokenizerPtr>& steps) {
+  AlignedText text;
+  text.assign("the quick brown fox jumps over the lazy dog", 0);
+  std::vector<Span> spans{{0, static_cast<std::uint32_t>(text.text.size())}}, spare;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    steps[i]->apply(text, spans, spare);
+    if (spans.size() >= 9) return i + 1;
+  }
+  return steps.size();
+}
+
 }  // namespace
 
 void WordCollector::merge(std::uint32_t begin, std::uint32_t end, bool is_match) {
@@ -95,6 +108,7 @@ PreTokenizers make_pre_tokenizers(const Json& json, const std::string& where) {
   PreTokenizers out;
   append(json, where, out);
   if (out.spell_bytes) out.steps.pop_back();   // done word by word, and remembered with the word
+  out.to_words = out.needs_tracking ? out.steps.size() : steps_to_words(out.steps);
   return out;
 }
 

@@ -25,6 +25,8 @@ using PreTokenizerPtr = std::unique_ptr<const PreTokenizer>;
 
 struct PreTokenizers {
   std::vector<PreTokenizerPtr> steps;  // a Sequence, flat
+  // After this many steps a text is in words, and what becomes of a word then depends on it alone: it can be remembered.
+  std::size_t to_words = 0;
   bool spell_bytes = false;            // then each word is spelled in GPT-2's byte alphabet
   bool needs_tracking = false;         // a later step asks where in the original its words start
   bool byte_level = false;             // some step is ByteLevel

@@ -22,20 +22,25 @@ WordSplitter make_word_splitter(std::string_view parts, const std::string& name)
   if (!root.is_object()) fail("{}: expected a JSON object, found {}", name, root.type_name());
   const auto cutter = std::make_shared<const TextCutter>(root, name);
   return [cutter](std::string_view text, const std::function<void(std::string_view)>& each) {
-    CutWork work;
+    CutWork work, rest;
     std::string word;
     const bool valid = utf8_valid_prefix(text) == text.size();
     const std::string cleaned = valid ? std::string() : utf8_cleaned(text);
     cutter->cut(valid ? text : std::string_view(cleaned), true, false, work, [](const AddedToken&, Encoding::Range) {},
                 [&](const AlignedText& aligned, const std::vector<Span>& spans) {
-                  for (const Span span : spans) {
-                    const std::string_view raw = std::string_view(aligned.text).substr(span.begin, span.end - span.begin);
-                    if (!cutter->spell_bytes()) {
-                      each(raw);
-                      continue;
-                    }
+                  const auto give = [&](std::string_view raw) {
+                    if (!cutter->spell_bytes()) return each(raw);
                     word = spelled(raw);
                     each(word);
+                  };
+                  for (const Span span : spans) {
+                    const std::string_view raw = std::string_view(aligned.text).substr(span.begin, span.end - span.begin);
+                    if (!cutter->unfinished()) {
+                      give(raw);
+                      continue;
+                    }
+                    cutter->finish(raw, false, rest);
+                    for (const Span part : rest.spans) give(std::string_view(rest.text.text).substr(part.begin, part.end - part.begin));
                   }
                 });
   };

@@ -27,6 +27,15 @@ class TextCutter {
   const AddedTokens& added() const { return added_; }
   bool spell_bytes() const { return pre_.spell_bytes; }
   bool byte_level() const { return pre_.byte_level; }
+  // Whether words still have to go through finish(...).
+  bool unfinished() const { return pre_.to_words < pre_.steps.size(); }
+  // Applies the rest of the pre-tokenisers to a word, which becomes work.text and work.spans. REQUIRES: another work than the one of cut.
+  void finish(std::string_view word, bool tracked, CutWork& work) const {
+    work.text.tracked = tracked;
+    work.text.assign(word, 0);
+    work.spans.assign(1, Span{0, static_cast<std::uint32_t>(word.size())});
+    for (std::size_t i = pre_.to_words; i < pre_.steps.size(); ++i) pre_.steps[i]->apply(work.text, work.spans, work.spare);
+  }
 
   // Calls added(token, range) for added tokens and words(aligned text, spans) for the stretches between, in order.
   // REQUIRES: valid UTF-8, less than 2^31 bytes.
@@ -51,7 +60,7 @@ class TextCutter {
   void cut_normalized(bool specials, CutWork& work, Added&& added, Words&& words) const {
     const auto pre_tokenize = [&](std::uint32_t begin, std::uint32_t end) {
       work.spans.assign(1, Span{begin, end});
-      for (const auto& step : pre_.steps) step->apply(work.text, work.spans, work.spare);
+      for (std::size_t i = 0; i < pre_.to_words; ++i) pre_.steps[i]->apply(work.text, work.spans, work.spare);
       words(work.text, work.spans);
     };
     if (!added_.any(true, specials)) {

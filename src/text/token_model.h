@@ -24,7 +24,7 @@ struct Piece {
 class TokenModel {
  public:
   virtual ~TokenModel() = default;
-  virtual std::string_view kind() const = 0;                        // "WordPiece", "Unigram", "BPE", as in tokenizer.json
+  virtual std::string_view kind() const = 0;                        // "WordPiece", "Unigram", "BPE", "WordLevel", as in tokenizer.json
   virtual std::int64_t size() const = 0;                            // ids are [0, size)
   virtual void tokenize(std::string_view word, std::vector<Piece>& out) const = 0;   // appends; covers the word
   virtual std::string_view token(TokenId id) const = 0;             // its text in the model's own alphabet; "" if out of range
@@ -58,6 +58,13 @@ struct BpeOptions {
 };
 TokenModelPtr make_bpe(BpeOptions options);
 
+// Whole words.
+struct WordLevelOptions {
+  std::vector<std::string> vocab;                                   // by id
+  std::string unknown = "<unk>";                                    // not in the vocabulary: a word that is unknown fails
+};
+TokenModelPtr make_word_level(WordLevelOptions options);
+
 // Training from the counts of normalised, pre-tokenised words. Deterministic, whatever their order and the number of threads: ties by the
 // smaller pair of ids (BPE, WordPiece) or the smaller text. `progress` gets the share done.
 struct WordCount {
@@ -67,15 +74,16 @@ struct WordCount {
 struct ModelTrainOptions {
   std::int64_t vocab_size = 8192;                                   // with the special tokens, which get the first ids
   std::vector<std::string> specials;
-  std::int64_t min_count = 2, max_alphabet = 1000;                  // least count of a merged pair; characters beyond the most frequent are left out
+  std::int64_t min_count = 2, max_alphabet = 1000;                  // least count of a merged pair or a whole word; characters beyond the most frequent are left out
   std::vector<std::string> alphabet;                                // characters always in the vocabulary (the 256 bytes' letters)
-  std::string unknown, prefix;                                      // WordPiece: "[UNK]", "##"; Unigram: "<unk>"
+  std::string unknown, prefix;                                      // WordPiece: "[UNK]", "##"; Unigram, WordLevel: "<unk>"
   bool byte_fallback = false;
   std::function<void(double fraction)> progress;
 };
 TokenModelPtr train_wordpiece(const std::vector<WordCount>& words, const ModelTrainOptions& options);
 TokenModelPtr train_unigram(const std::vector<WordCount>& words, const ModelTrainOptions& options);
 TokenModelPtr train_bpe(const std::vector<WordCount>& words, const ModelTrainOptions& options);
+TokenModelPtr train_word_level(const std::vector<WordCount>& words, const ModelTrainOptions& options);
 
 // Files other programs write. Untrusted: each fails with one sentence that names the file. They give a whole tokenizer (pipeline included).
 TokenizerPtr load_sentencepiece(const std::filesystem::path& model);                              // SentencePiece .model (protobuf)

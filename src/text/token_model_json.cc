@@ -71,6 +71,10 @@ TokenModelPtr wordpiece(const Members& members, const std::string& name) {
                          .max_word_characters = members.number("max_input_chars_per_word", 100, INT32_MAX)});
 }
 
+TokenModelPtr word_level(const Members& members, const std::string& name) {
+  return make_word_level({.vocab = vocabulary_from_json(members.need("vocab"), name), .unknown = members.text("unk_token", "<unk>")});
+}
+
 TokenModelPtr unigram(const Members& members, const std::string& name) {
   const Json& vocab = members.need("vocab");
   if (!vocab.is_array()) fail("{}: 'model.vocab' of a Unigram model must be a list of [text, score], found {}", name, vocab.type_name());
@@ -108,7 +112,8 @@ TokenModelPtr bpe(const Members& members, const std::string& name) {
 std::string guessed_kind(const Members& members) {
   if (members.find("merges")) return "BPE";
   const Json* vocab = members.find("vocab");
-  return vocab && vocab->is_array() ? "Unigram" : "WordPiece";
+  if (vocab && vocab->is_array()) return "Unigram";
+  return members.find("unk_token") && !members.find("continuing_subword_prefix") ? "WordLevel" : "WordPiece";
 }
 
 }  // namespace
@@ -165,11 +170,12 @@ TokenModelPtr token_model_from_json(const Json& model, const std::string& name) 
     if (kind == "WordPiece") return wordpiece(members, name);
     if (kind == "Unigram") return unigram(members, name);
     if (kind == "BPE") return bpe(members, name);
+    if (kind == "WordLevel") return word_level(members, name);
   } catch (const Error& error) {
     if (std::string_view(error.what()).starts_with(name)) throw;
     throw Error(error.kind(), name + ": " + error.what());  // make_... does not know the file
   }
-  fail("{}: the model type is {}; BPE, Unigram and WordPiece can be read", name, shown(Json(kind)));
+  fail("{}: the model type is {}; BPE, Unigram, WordPiece and WordLevel can be read", name, shown(Json(kind)));
 }
 
 std::string json_string(std::string_view text) {

@@ -8,8 +8,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "text/over_texts.h"
 #include "text/token_model.h"
-#include "text/token_roles.h"
 
 namespace rhetor {
 
@@ -40,49 +40,29 @@ Encoding Tokenizer::encode_ranges(std::string_view text, bool specials) const {
   return out;
 }
 
-Encoding Tokenizer::encode_template(std::string_view text, const std::string_view* pair, bool specials) const {
-  const TokenId open = token_for(*this, TokenRole::classify), close = token_for(*this, TokenRole::separate);
-  Encoding out;
-  const auto add = [&](TokenId id, std::int32_t segment) {
-    if (id < 0) return;
-    out.ids.push_back(id);
-    out.segments.push_back(segment);
-    out.ranges.push_back({});
-    out.added.push_back(1);
-  };
-  const auto append = [&](std::string_view part, std::int32_t segment) {
-    const Encoding e = encode_ranges(part, specials);
-    out.ids.insert(out.ids.end(), e.ids.begin(), e.ids.end());
-    out.ranges.insert(out.ranges.end(), e.ranges.begin(), e.ranges.end());
-    out.segments.insert(out.segments.end(), e.ids.size(), segment);
-    out.added.insert(out.added.end(), e.ids.size(), 0);
-    add(close, segment);
-  };
-  add(open, 0);
-  append(text, 0);
-  if (pair) append(*pair, 1);
-  return out;
-}
-
-std::vector<std::vector<TokenId>> encode_batch(const Tokenizer& tokenizer, std::span<const std::string_view> texts, bool specials) {
-  std::vector<std::vector<TokenId>> out(texts.size());
+void over_texts(std::size_t count, const std::function<void(std::size_t)>& each) {
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
   std::exception_ptr failed;
   const auto work = [&] {
-    for (std::size_t i; (i = next.fetch_add(1)) < texts.size();) {
+    for (std::size_t i; (i = next.fetch_add(1)) < count;) {
       try {
-        out[i] = tokenizer.encode(texts[i], specials);
+        each(i);
       } catch (...) {   // tasks of the pool must not throw
         const std::lock_guard lock(mutex);
         if (!failed) failed = std::current_exception();
-        next = texts.size();
+        next = count;
       }
     }
   };
-  default_pool().parallel_for(std::min<std::int64_t>(static_cast<std::int64_t>(texts.size()), default_pool().threads()), 1,
+  default_pool().parallel_for(std::min<std::int64_t>(static_cast<std::int64_t>(count), default_pool().threads()), 1,
                               [&](std::int64_t, std::int64_t) { work(); });
   if (failed) std::rethrow_exception(failed);
+}
+
+std::vector<std::vector<TokenId>> encode_batch(const Tokenizer& tokenizer, std::span<const std::string_view> texts, bool specials) {
+  std::vector<std::vector<TokenId>> out(texts.size());
+  over_texts(texts.size(), [&](std::size_t i) { out[i] = tokenizer.encode(texts[i], specials); });
   return out;
 }
 

@@ -24,6 +24,10 @@ struct Encoding {
   std::vector<std::uint8_t> added;                      // 1: put there by the template ([CLS], [SEP]), not part of a text
 };
 
+struct Truncation;      // text/batch_encoding.h
+struct Padding;
+struct WindowOptions;
+
 // Ids to text piece by piece; what push and finish return, put together, is decode(ids). Special tokens are left out.
 class TokenStream {
  public:
@@ -35,7 +39,7 @@ class TokenStream {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  virtual std::string_view kind() const = 0;                      // "byte_bpe", "BPE", "WordPiece", "Unigram"
+  virtual std::string_view kind() const = 0;                      // "byte_bpe", "BPE", "WordPiece", "Unigram", "WordLevel"
   virtual std::int64_t vocab_size() const = 0;
   // Any bytes are legal text. Special tokens in it are recognised only if `specials`. With "byte_bpe" decode(encode(x)) == x for any x; the
   // others normalise, and read bytes that are no UTF-8 as U+FFFD.
@@ -44,7 +48,13 @@ class Tokenizer {
   virtual Encoding encode_ranges(std::string_view text, bool specials = false) const;
   // One text or a pair as the model wants it, e.g. "[CLS] a [SEP] b [SEP]"; `pair` null = one text. Without a template of its own: the texts one
   // after the other, between "<|cls|>" and "<|sep|>" if the vocabulary has them. A limit that tokenizer.json sets ("truncation") holds here.
-  virtual Encoding encode_template(std::string_view text, const std::string_view* pair = nullptr, bool specials = false) const;
+  Encoding encode_template(std::string_view text, const std::string_view* pair = nullptr, bool specials = false) const;
+  // The same with a limit of the caller's. What it cuts off follows in windows, each with the template: the first of the list is what
+  // encode_template gives. For batches see text/batch_encoding.h.
+  virtual std::vector<Encoding> encode_windows(std::string_view text, const std::string_view* pair, const WindowOptions& options) const;
+  // What tokenizer.json asks for; null: nothing.
+  virtual const Truncation* truncation() const { return nullptr; }
+  virtual const Padding* padding() const { return nullptr; }
   // What one token adds to a text it stands in the middle of ("" for ids out of range). Special tokens give their text.
   virtual std::string token_bytes(TokenId id) const = 0;
   virtual bool is_special(TokenId id) const = 0;

@@ -32,11 +32,12 @@ struct Run {
 };
 
 std::vector<Run> read_runs() {
-  std::string pattern, names = kScripts;
+  // Four of five code points have no script: they go first, or each would be tried as every script.
+  std::string pattern = "(*MARK:0)\\p{sc:Unknown}+", names = kScripts;
   int number = 0;
   for (std::size_t at = 0; at < names.size(); ++number) {
     const std::size_t end = std::min(names.find(' ', at), names.size());
-    pattern += (number > 0 ? "|" : "") + std::string("(*MARK:") + std::to_string(number + 1) + ")\\p{sc:" + names.substr(at, end - at) + "}+";
+    pattern += "|(*MARK:" + std::to_string(number + 1) + ")\\p{sc:" + names.substr(at, end - at) + "}+";
     at = end + 1;
   }
   const auto scripts = Pattern::trusted(pattern);

@@ -17,6 +17,7 @@ std::uint32_t next_model_serial();
 
 class WordCache {
  public:
+  static constexpr std::size_t kMaxWord = 23;   // bytes; longer words are computed every time
   static WordCache& of_this_thread() {
     thread_local const std::unique_ptr<WordCache> cache(new WordCache);
     return *cache;
@@ -25,7 +26,7 @@ class WordCache {
   // Appends the pieces of `word`: those remembered for this model, else what compute(word, out) appends. compute must be a pure function.
   template <class Compute>
   void tokenize(std::uint32_t serial, std::string_view word, std::vector<Piece>& out, Compute&& compute) {
-    if (word.size() > sizeof Entry::word) return compute(word, out);
+    if (word.size() > kMaxWord) return compute(word, out);
     Entry& entry = entries_[(hash64(word) ^ serial * 0x9E3779B9u) % kEntries];
     if (entry.serial == serial && entry.length == word.size() && std::memcmp(entry.word, word.data(), word.size()) == 0) {
       std::uint32_t begin = 0;
@@ -43,7 +44,7 @@ class WordCache {
  private:
   static constexpr std::size_t kEntries = 1 << 14;
   struct alignas(64) Entry {
-    char word[23];
+    char word[kMaxWord];
     std::uint8_t length = 0, count = 0;
     std::uint8_t ends[7];
     std::uint32_t serial = 0;

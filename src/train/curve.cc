@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <string_view>
 #include <utility>
 #include <vector>
+
+#include "base/display.h"
 
 namespace rhetor {
 namespace {
@@ -50,19 +54,33 @@ double tick_step(double span, int count) {
   return 10 * power;
 }
 
-std::string escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else
-      out += c;
+std::vector<CurvePoint> moving_average(const std::vector<CurvePoint>& points, double alpha) {
+  std::vector<CurvePoint> out;
+  double average = 0;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    average = smooth(average, points[i].loss, static_cast<std::int64_t>(i), alpha);
+    out.push_back({points[i].step, average});
   }
   return out;
+}
+
+// The ticks of both axes.
+std::string axes(const Frame& frame) {
+  std::string svg;
+  const double dy = tick_step(frame.high - frame.low, 6);
+  for (double v = std::ceil(frame.low / dy) * dy; v <= frame.high; v += dy) {
+    svg += fmt::format(
+        "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
+        kLeft, kWidth - kRight, frame.y(v), frame.y(v), kLeft - 8, frame.y(v) + 4, std::round(v / dy) * dy);
+  }
+  const double dx = std::max(1.0, tick_step(frame.max_step, 8));
+  for (double v = 0; v <= frame.max_step; v += dx) {
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/><text x=\"{0:.1f}\" y=\"{3}\" "
+        "text-anchor=\"middle\">{4:.0f}</text>\n",
+        frame.x(v), kHeight - kBottom, kHeight - kBottom + 4, kHeight - kBottom + 18, v);
+  }
+  return svg + fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">step</text>\n", kWidth - kRight, kHeight - 8);
 }
 
 }  // namespace
@@ -72,12 +90,7 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
   for (const auto& p : history.train) {
     if (std::isfinite(p.loss)) raw.push_back(p);
   }
-  std::vector<CurvePoint> smoothed;
-  double average = 0;
-  for (std::size_t i = 0; i < raw.size(); ++i) {
-    average = smooth(average, raw[i].loss, static_cast<std::int64_t>(i));
-    smoothed.push_back({raw[i].step, average});
-  }
+  std::vector<CurvePoint> smoothed = moving_average(raw, 0.1);
   raw = thin(raw);
   smoothed = thin(smoothed);
   Frame frame;
@@ -116,22 +129,9 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
       ".loss-curve .raw{{stroke:var(--train);stroke-width:1;opacity:.25}} .loss-curve "
       ".train{{stroke:var(--train);stroke-width:2}}\n"
       ".loss-curve .valid{{stroke:var(--valid);stroke-width:2}} .loss-curve circle{{fill:var(--valid)}}\n</style>\n",
-      kWidth, kHeight, escape(title));
-  svg += fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n", kLeft, escape(title));
-  const double dy = tick_step(frame.high - frame.low, 6);
-  for (double v = std::ceil(frame.low / dy) * dy; v <= frame.high; v += dy) {
-    svg += fmt::format(
-        "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
-        kLeft, kWidth - kRight, frame.y(v), frame.y(v), kLeft - 8, frame.y(v) + 4, std::round(v / dy) * dy);
-  }
-  const double dx = std::max(1.0, tick_step(frame.max_step, 8));
-  for (double v = 0; v <= frame.max_step; v += dx) {
-    svg += fmt::format(
-        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/><text x=\"{0:.1f}\" y=\"{3}\" "
-        "text-anchor=\"middle\">{4:.0f}</text>\n",
-        frame.x(v), kHeight - kBottom, kHeight - kBottom + 4, kHeight - kBottom + 18, v);
-  }
-  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">step</text>\n", kWidth - kRight, kHeight - 8);
+      kWidth, kHeight, html_escape(title));
+  svg += fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n", kLeft, html_escape(title));
+  svg += axes(frame);
   svg += polyline(frame, raw, "raw") + polyline(frame, smoothed, "train");
   if (!history.validation.empty()) {
     svg += polyline(frame, history.validation, "valid");
@@ -145,6 +145,51 @@ std::string loss_curve_svg(const MetricsHistory& history, const std::string& tit
     svg += fmt::format("<polyline class=\"{}\" points=\"{:.0f},16 {:.0f},16\"/><text x=\"{:.0f}\" y=\"20\">{}</text>\n", style,
                        legend, legend + 20, legend + 26, label);
     legend += 205;
+  }
+  return svg + "</svg>\n";
+}
+
+std::string compared_curves_svg(const std::vector<LabelledCurve>& curves, const std::string& title) {
+  // Okabe and Ito's colours, told apart by every eye, on light and on dark.
+  constexpr std::string_view kColours[] = {"#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"};
+  std::vector<std::string> labels;
+  std::vector<std::vector<CurvePoint>> smoothed;
+  Frame frame;
+  for (const LabelledCurve& curve : curves) {
+    if (std::find(labels.begin(), labels.end(), curve.label) == labels.end()) labels.push_back(curve.label);
+    std::vector<CurvePoint> finite;
+    for (const CurvePoint& p : curve.points)
+      if (std::isfinite(p.loss)) finite.push_back(p);
+    smoothed.push_back(thin(moving_average(finite, 0.03)));
+    for (const CurvePoint& p : finite) frame.max_step = std::max(frame.max_step, static_cast<double>(p.step));
+  }
+  double low = 1e30, high = -1e30;
+  for (const auto& points : smoothed)
+    for (const CurvePoint& p : points)
+      if (static_cast<double>(p.step) >= 0.1 * frame.max_step) low = std::min(low, p.loss), high = std::max(high, p.loss);
+  if (low > high) low = 0, high = 1;
+  const double margin = std::max(0.05 * (high - low), 1e-3);
+  frame.low = std::max(0.0, low - margin);
+  frame.high = high + margin;
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"curves\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
+      "role=\"img\">\n<title>{2}</title>\n<style>\n"
+      ".curves{{--page:#ffffff;--ink:#1f2328;--faint:#d0d7de;background:var(--page);font:12px system-ui,sans-serif}}\n"
+      "@media(prefers-color-scheme:dark){{.curves{{--page:#0d1117;--ink:#e6edf3;--faint:#30363d}}}}\n"
+      ".curves text{{fill:var(--ink)}} .curves line{{stroke:var(--faint)}} .curves polyline{{fill:none;stroke-width:1.4;"
+      "stroke-linejoin:round}}\n",
+      kWidth, kHeight, html_escape(title));
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    svg += fmt::format(".curves .c{}{{stroke:{}}}\n", i, kColours[i % std::size(kColours)]);
+  svg += fmt::format("</style>\n<text x=\"{}\" y=\"20\" font-weight=\"600\">{}</text>\n{}", kLeft, html_escape(title), axes(frame));
+  for (std::size_t k = 0; k < curves.size(); ++k) {
+    const auto label = std::find(labels.begin(), labels.end(), curves[k].label) - labels.begin();
+    svg += polyline(frame, smoothed[k], fmt::format("c{}", label).c_str());
+  }
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    const double y = kTop + 14 + 18 * static_cast<double>(i), x = kWidth - kRight - 150;
+    svg += fmt::format("<polyline class=\"c{0}\" points=\"{1:.0f},{2:.0f} {3:.0f},{2:.0f}\"/><text x=\"{4:.0f}\" y=\"{5:.0f}\">{6}</text>\n", i, x,
+                       y - 4, x + 20, x + 26, y, html_escape(labels[i]));
   }
   return svg + "</svg>\n";
 }

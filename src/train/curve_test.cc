@@ -36,6 +36,23 @@ TEST(Curve, ShowsTheRawLossAndNotOnlyItsAverage) {
   EXPECT_THAT(loss_curve_svg(history, "spike"), Not(HasSubstr("e+")));
 }
 
+TEST(Curve, ComparesRunsByLabel) {
+  const auto run = [](const char* label, double level) {
+    LabelledCurve curve{label, {}};
+    for (std::int64_t i = 1; i <= 1000; ++i) curve.points.push_back({i, level + 1.0 / static_cast<double>(i)});
+    return curve;
+  };
+  LabelledCurve broken = run("<fp8>", 2.2);
+  broken.points[500].loss = std::numeric_limits<double>::quiet_NaN();
+  const std::string svg = compared_curves_svg({run("f32", 2), run("f32", 2.1), broken}, "three");
+  EXPECT_THAT(svg, HasSubstr("&lt;fp8&gt;"));
+  EXPECT_THAT(svg, HasSubstr("class=\"c1\""));
+  EXPECT_THAT(svg, Not(HasSubstr("class=\"c2\"")));   // two runs share a label
+  EXPECT_THAT(svg, Not(HasSubstr("nan")));
+  EXPECT_THAT(svg, HasSubstr(">2.2</text>"));           // the steep beginning does not press the ends together
+  EXPECT_TRUE(compared_curves_svg({}, "none").ends_with("</svg>\n"));
+}
+
 TEST(Curve, SurvivesNothingAndNotANumber) {
   EXPECT_TRUE(loss_curve_svg({}, "empty").ends_with("</svg>\n"));
   MetricsHistory history;

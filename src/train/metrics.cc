@@ -58,10 +58,11 @@ void MetricsLog::append(const std::string& line) {
 }
 
 void MetricsLog::step(const Step& v) {
+  const std::string scale = v.loss_scale > 0 ? fmt::format(",\"loss_scale\":{}", number(v.loss_scale)) : "";
   append(
-      fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"applied\":{},\"seconds\":{:.3f},\"tokens_"
+      fmt::format("{{\"step\":{},\"loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"applied\":{}{},\"seconds\":{:.3f},\"tokens_"
                   "per_s\":{:.0f},\"data_wait\":{:.4f}}}\n",
-                  v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, v.seconds, v.tokens_per_s,
+                  v.step, number(v.loss), number(v.lr), number(v.grad_norm), v.tokens, v.applied, scale, v.seconds, v.tokens_per_s,
                   v.data_wait));
 }
 

@@ -1,5 +1,5 @@
 // metrics.jsonl: one JSON object a line, appended as training runs. {"step":1,"loss":..,"lr":..,"grad_norm":..,"tokens":..,
-// "applied":true, and timings "seconds","tokens_per_s","data_wait"}; validation lines are {"step":50,"validation_loss":..}
+// "applied":true, in f16 "loss_scale":.., and timings "seconds","tokens_per_s","data_wait"}; validation lines are {"step":50,"validation_loss":..}
 // and, for tasks, their metrics.
 #pragma once
 
@@ -31,6 +31,7 @@ class MetricsLog {
     std::int64_t step = 0, tokens = 0;
     double loss = 0, lr = 0, grad_norm = 0;
     bool applied = true;
+    double loss_scale = 0;  // 0 = none, and not written
     double seconds = 0, tokens_per_s = 0, data_wait = 0;  // timings; data_wait: share of the time spent waiting for batches
   };
   void step(const Step& values);

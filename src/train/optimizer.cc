@@ -27,17 +27,22 @@ Update lamb(Value p, Value g, Value m, Value v, Value lr, Value step, Value g_sc
   return {sub(p, mul(r, mul(lr, trust))), next.m, next.v};
 }
 
+// f32 -> how `like` is kept. `stream` counts the rounded tensors of a graph.
+Value kept_as(Value like, Value next, Value seed, std::int64_t& stream) {
+  return like.dtype() == DType::bf16 ? stochastic_round(next, seed, stream++) : next;
+}
+
 }  // namespace
 
 std::int64_t layer_depth(std::string_view weight, std::int64_t layers) {
-  for (const std::string_view prefix : {"bert.encoder.layer.", "h.", "model.layers."}) {
+  for (const std::string_view prefix : {"bert.encoder.layer.", "h.", "model.layers.", "encoder.block.", "decoder.block."}) {
     if (!weight.starts_with(prefix)) continue;
     std::int64_t layer = 0;
     const auto rest = weight.substr(prefix.size());
     if (std::from_chars(rest.data(), rest.data() + rest.size(), layer).ec == std::errc()) return layer + 1;
   }
   const bool embedding = weight.starts_with("bert.embeddings.") || weight == "wte.weight" || weight == "wpe.weight" ||
-                         weight == "model.embed_tokens.weight";
+                         weight == "model.embed_tokens.weight" || weight == "shared.weight";
   return embedding ? 0 : layers + 1;
 }
 
@@ -48,20 +53,28 @@ void add_update(Graph& graph, const OptimizerOptions& options, std::int64_t accu
   const Value step = graph.input("step", Type{DType::f32, {}});
   Value total;
   for (const Value& grad : grads) total = total ? add(total, sum_squares(grad)) : sum_squares(grad);
-  const double mean = 1.0 / static_cast<double>(accumulation);
+  // What takes a gradient back to the mean over micro-batches of the unscaled loss.
+  Value mean = full_like(total, 1.0 / static_cast<double>(accumulation));
+  const bool scaled = options.scale.initial > 0;
+  if (scaled) mean = div(mean, loss_scale(graph));
   const Value norm = mul(sqrt(total), mean);
   const Value finite = is_finite(total);
-  Value scale = full_like(norm, mean);
+  Value scale = mean;
   if (options.clip > 0) {
     scale = mul(minimum(full_like(norm, 1.0), div(full_like(norm, options.clip), add(norm, 1e-6))), mean);
   }
   scale = where(finite, scale, full_like(norm, 0.0));
   graph.output("grad_norm", norm);
   graph.output("applied", cast(finite, DType::f32));
+  if (scaled) add_scale_update(graph, finite, options.scale.growth);
+  Value seed;
+  std::int64_t stream = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    const Type type{DType::f32, weights[i].shape()};
+    const Type type = weights[i].type();
     const Value m = graph.input("adam.m." + names[i], type, InputKind::state, "zeros");
     const Value v = graph.input("adam.v." + names[i], type, InputKind::state, "zeros");
+    if (type.dtype == DType::bf16 && !seed) seed = graph.input("round_seed", Type{DType::i64, {}});
+    const Value wide = cast(weights[i], DType::f32), wide_m = cast(m, DType::f32), wide_v = cast(v, DType::f32);
     AdamwOptions adam = options.adamw;
     const bool matrix = type.shape.rank() >= 2;
     if (!matrix) adam.weight_decay = 0;
@@ -72,14 +85,21 @@ void add_update(Graph& graph, const OptimizerOptions& options, std::int64_t accu
     }
     Update next;
     if (matrix && options.kind == OptimizerOptions::Kind::lamb) {
-      next = lamb(weights[i], grads[i], m, v, rate, step, scale, adam);
+      next = lamb(wide, grads[i], wide_m, wide_v, rate, step, scale, adam);
     } else {
-      const AdamwResult result = adamw(weights[i], grads[i], m, v, rate, step, scale, adam);
+      const bool in_place = type.dtype == DType::f32;  // what is kept rounded is chosen below
+      const AdamwResult result = adamw(wide, grads[i], wide_m, wide_v, rate, step, scale, adam, in_place ? finite : Value());
       next = {result.p, result.m, result.v};
+      if (in_place) {
+        graph.set_update(weights[i], next.p);
+        graph.set_update(m, next.m);
+        graph.set_update(v, next.v);
+        continue;
+      }
     }
-    graph.set_update(weights[i], where(finite, next.p, weights[i]));
-    graph.set_update(m, where(finite, next.m, m));
-    graph.set_update(v, where(finite, next.v, v));
+    graph.set_update(weights[i], where(finite, kept_as(weights[i], next.p, seed, stream), weights[i]));
+    graph.set_update(m, where(finite, kept_as(m, next.m, seed, stream), m));
+    graph.set_update(v, where(finite, kept_as(v, next.v, seed, stream), v));
   }
 }
 

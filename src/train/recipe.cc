@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "graph/op.h"
+#include "train/loss_scale.h"
 #include "train/recipe_keys.h"
 #include "train/recipe_reference.h"
 
@@ -20,7 +21,7 @@ constexpr double kMany = 1e15;
 const std::vector<RecipeKey>& recipe_keys() {
   static const std::vector<Key> table = {
       {"model", "family", &Recipe::family, 0, 0, true,
-       "Layout of the model: `gpt2`, `llama` or `bert`, shaped by the size dial below; or the name of a preset such as "
+       "Layout of the model: `gpt2`, `llama`, `bert` or `t5`, shaped by the size dial below; or the name of a preset such as "
        "`gpt2-124m`."},
       {"model", "layers", &Recipe::layers, 0, 1024, true,
        "The size dial: hidden size, heads, feed-forward size and context follow from it. 0 = 4, or what the preset says."},
@@ -47,8 +48,8 @@ const std::vector<RecipeKey>& recipe_keys() {
        true,
        "gpt2 and llama: how documents make sequences. `stream`: one after the other, cut anywhere. `whole`: several to a sequence, only those "
        "longer than it are cut. `single`: one a sequence. In `stream` and `whole` attention is not separated: a document sees those before it "
-       "in its sequence.",
-       {"stream", "whole", "single"}},
+       "in its sequence. bert: texts padded to `seq`, or `unpadded`: a batch is as many tokens as its texts have, only attention sees rows.",
+       {"stream", "whole", "single", "unpadded"}},
       {"data",
        "masking",
        &Recipe::masking,
@@ -65,6 +66,8 @@ const std::vector<RecipeKey>& recipe_keys() {
        true,
        "bert: `next`: two segments, half of them consecutive, and the loss of telling which; `none`: one segment and no such loss.",
        {"next", "none"}},
+      {"data", "corruption", &Recipe::corruption, 0.01, 0.9, true, "t5: share of the tokens that are taken out of the input and asked for."},
+      {"data", "span", &Recipe::span, 1, 100, true, "t5: how many of them stand together on average."},
       {"data", "workers", &Recipe::workers, 1, 256, false, "Threads that prepare batches while others compute; does not change the batches."},
       {"data", "text_field", &Recipe::text_field, 0, 0, true,
        "JSONL: the field that holds the text. Records with `messages` are rendered as chats instead."},
@@ -115,6 +118,14 @@ const std::vector<RecipeKey>& recipe_keys() {
        {"contrastive", "cosine"}},
       {"task", "temperature", &Recipe::temperature, 1e-4, 100, true, "embedding, contrastive: what cosines are divided by."},
       {"task", "scale", &Recipe::scale, 1e-9, 1e9, true, "embedding, cosine: what labels are divided by: 5 for labels from 0 to 5."},
+      {"lora", "rank", &Recipe::lora_rank, 0, 1 << 16, true,
+       "Above 0: the weights of `train.from` stay, and adapters of this rank are trained beside its linear layers (LoRA). The output folder "
+       "then holds the adapter, in PEFT's names; every command reads it as the model, `rhetor merge` writes that out."},
+      {"lora", "alpha", &Recipe::lora_alpha, 0, 1e6, true, "Adapters count `alpha` / `rank` times. 0 = twice the rank."},
+      {"lora", "targets", &Recipe::lora_targets, 0, 0, true,
+       "Linear layers that get adapters, by the ends of their names: `[\"q_proj\", \"v_proj\"]`; or `all`. Empty = the attention's queries and "
+       "values."},
+      {"lora", "dropout", &Recipe::lora_dropout, 0, 0.9, true, "Share of an adapter's inputs dropped while training."},
       {"train", "from", &Recipe::from, 0, 0, true,
        "A model folder whose configuration, tokenizer and weights training begins with, relative to the recipe's folder; [model] then gives "
        "`dropout` only."},
@@ -166,7 +177,24 @@ const std::vector<RecipeKey>& recipe_keys() {
        0,
        0,
        true,
-       "`f32`, or `bf16`: contractions in bfloat16; weights, moments and reductions stay f32.",
+       "What contractions compute in; weights, moments, norms, softmax and sums stay f32. `bf16`. `f16`: with dynamic loss scaling. `fp8`: "
+       "products with a weight in FP8, one scale a tensor (weights and activations e4m3, gradients e5m2); embeddings, heads and attention "
+       "in bf16.",
+       {"f32", "bf16", "f16", "fp8"}},
+      {"train", "loss_scale", &Recipe::loss_scale, kLeastLossScale, kGreatestLossScale, true,
+       "f16: what the loss is multiplied by at first, a power of two. An overflow leaves the update out and halves it."},
+      {"train", "loss_scale_growth", &Recipe::loss_scale_growth, 1, kMany, true,
+       "f16: the loss scale doubles after so many updates without an overflow."},
+      {"train", "fp8_wide_layers", &Recipe::fp8_wide_layers, 0, 512, true,
+       "fp8: so many layers at the bottom and as many at the top stay in bf16."},
+      {"train",
+       "storage",
+       &Recipe::storage,
+       0,
+       0,
+       true,
+       "What weights and moments are kept in. `bf16`: 6 bytes a parameter in place of 12, no f32 copies; updates are computed in f32 and rounded "
+       "stochastically, up or down with the expectation kept. The finished model is written in f32.",
        {"f32", "bf16"}},
       {"train", "memory_budget", &Recipe::memory_budget, 0, 1e18, true,
        "Bytes that activations may take; above it some are recomputed in the backward pass. 0 = no limit."},
@@ -303,6 +331,12 @@ void Recipe::validate() const {
   if (task.empty() && !validation_files.empty()) fail("data.validation_files is for tasks; without task.kind give data.validation, a share of the text");
   if (task.empty() && epochs > 0) fail("train.epochs is for tasks; without task.kind give train.steps or train.minutes");
   if (epochs > 0 && minutes > 0) fail("train.epochs and train.minutes both decide how long to train; give one of them");
+  if (lora_rank > 0 && from.empty()) fail("lora.rank is {}, but there is no finished model to adapt; name its folder in train.from", lora_rank);
+  if (lora_rank == 0 && !lora_targets.empty()) fail("lora.targets is given, but lora.rank is 0; 8 or 16 is a usual rank");
+  if (std::exp2(std::round(std::log2(loss_scale))) != loss_scale)
+    fail("train.loss_scale is {}; it must be a power of two, such as 65536, so that scaling rounds nothing", loss_scale);
+  if (fp8_wide_layers > 0 && precision != "fp8")
+    fail("train.fp8_wide_layers is {}, but train.precision is \"{}\"; it is for fp8", fp8_wide_layers, precision);
   if (!from.empty()) {
     if (layers + hidden + heads + kv_heads + ffn + context > 0)
       fail("train.from is '{}', which gives the model's sizes; leave layers, hidden, heads, kv_heads, ffn and context out of [model]", from);
@@ -318,7 +352,7 @@ void Recipe::validate() const {
     return;
   }
   const std::string near = nearest(family, known);
-  fail("model.family must be gpt2, llama, bert or a preset, found \"{}\"{}", family,
+  fail("model.family must be gpt2, llama, bert, t5 or a preset, found \"{}\"{}", family,
        near.empty() ? "" : "; did you mean \"" + near + "\"?");
 }
 

@@ -61,7 +61,7 @@ TEST(Recipe, ErrorsNameKeyExpectedAndFound) {
   EXPECT_THAT(error_of(kFiles + "[train]\nsteps = 2.5\n"), HasSubstr("train.steps must be a whole number, found 2.5"));
   EXPECT_THAT(error_of(kFiles + "[train]\nbatch = 0\n"), HasSubstr("train.batch must be from 1"));
   EXPECT_THAT(error_of(kFiles + "[train]\nlr = nan\n"), HasSubstr("train.lr must be"));
-  EXPECT_THAT(error_of(kFiles + "[train]\nprecision = \"fp8\"\n"), HasSubstr("one of f32, bf16, found \"fp8\""));
+  EXPECT_THAT(error_of(kFiles + "[train]\nprecision = \"fp4\"\n"), HasSubstr("one of f32, bf16, f16, fp8, found \"fp4\""));
   EXPECT_THAT(error_of(kFiles + "[model]\nfamily = \"gtp2\"\n"), HasSubstr("did you mean \"gpt2\"?"));
   EXPECT_THAT(error_of("[train]\nlr = 1e-3\n"), HasSubstr("data.files is empty"));
   EXPECT_THAT(error_of("[train\nlr = 1e-3\n"), HasSubstr("line "));

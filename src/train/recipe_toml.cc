@@ -59,7 +59,7 @@ void check_section(std::string_view where, std::string_view section) {
   }
   const std::string near = nearest(section, names);
   if (!near.empty()) fail("{}: there is no section [{}]; did you mean [{}]?", where, section, near);
-  fail("{}: there is no section [{}]; the sections are model, data, task, train and output", where, section);
+  fail("{}: there is no section [{}]; the sections are model, data, task, lora, train and output", where, section);
 }
 
 const Key& find_key(std::string_view where, std::string_view section, std::string_view name) {

@@ -47,7 +47,10 @@ class Run {
 
   void open_origin();
   void load_data(TokenizerPtr known);
-  std::uint64_t data_hash() const { return task_ ? task_->hash() : data_.hash; }
+  std::uint64_t data_hash() const {
+    const std::uint64_t hash = task_ ? task_->hash() : data_.hash;
+    return base_hash_.empty() ? hash : hash64(base_hash_, hash);
+  }
   void open_data();
   void build_step();
   void choose_steps();
@@ -62,10 +65,12 @@ class Run {
   std::string deciding_metric() const { return task_ && recipe_.metric != "loss" ? task_->metrics().front() : "loss"; }
   bool can_validate() const { return task_ ? task_->validation_batches() > 0 : !validation_.empty(); }
   Weights final_weights();
+  bool lora() const { return recipe_.lora_rank > 0; }
+  void save_weights(const fs::path& folder, Weights weights) const;
   void report(const Stepper::Outcome& outcome, double lr);
   void save_checkpoint();
   void draw_curve();
-  bool bert() const { return config_.family == "bert"; }
+  bool pretrains(Objective objective) const { return !task_ && objective_of(config_) == objective; }
   std::int64_t rows() const { return recipe_.batch * recipe_.accumulation; }
   Feed stream(std::int64_t first) const;
   fs::path best_folder() const { return folder_ / "checkpoints" / "best"; }
@@ -88,7 +93,9 @@ class Run {
   Clock::time_point started_;  // of this process's training; state_.seconds holds what came before
   double seconds_before_ = 0, data_waited_ = 0, rate_ = 0;
   std::int64_t checkpoint_step_ = -1;
-  std::int64_t parameters_ = 0;
+  std::int64_t parameters_ = 0;     // trained
+  std::int64_t flat_tokens_ = 0;    // of a micro-batch without padding
+  std::string base_hash_;           // of the weights that adapters rest on
   std::int64_t batch_tokens_ = 0;  // real tokens in the batch of this step
   std::vector<std::pair<std::string, double>> metrics_found_;
 };

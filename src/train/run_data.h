@@ -6,6 +6,7 @@
 
 #include "data/batches.h"
 #include "data/blend.h"
+#include "data/span_corruption.h"
 #include "train/trainer.h"
 
 namespace rhetor {
@@ -18,9 +19,14 @@ struct RunSource {
   std::shared_ptr<const TokenSet> text;   // what the views borrow from; null: a folder
 };
 
+// What a model is pre-trained to do: the next token, masked tokens, spans taken out of the text.
+enum class Objective { next, masked, spans };
+Objective objective_of(const ModelConfig& config);
+
 // The tokens of a run. Immutable once made.
 struct RunData {
   TokenizerPtr tokenizer;
+  ChatTemplatePtr chat_template;  // what conversations are rendered with; null: the default of the tokenizer
   std::vector<RunSource> sources;
   std::uint64_t hash = 0;  // of tokenizer and tokens: a resumed run must meet the same text
   std::int64_t train_tokens() const;
@@ -37,8 +43,14 @@ class RunRows {
  public:
   enum class Part { train, validation };
   // `seed` decides order, masks and pairs. Fails naming a key of [data] that does not go with the model.
-  RunRows(const RunData& data, const Recipe& recipe, bool bert, std::int64_t seq, Part part, std::uint64_t seed);
-  NamedTensors batch(std::int64_t rows, std::uint64_t index) const;
+  RunRows(const RunData& data, const Recipe& recipe, Objective objective, std::int64_t seq, Part part, std::uint64_t seed);
+  // `parts` micro-batches, rows / parts rows each.
+  NamedTensors batch(std::int64_t rows, std::uint64_t index, std::int64_t parts = 1) const;
+  // Without padding (data.packing = "unpadded"): batches of `texts` texts in that many tokens.
+  bool unpadded() const { return unpadded_; }
+  void set_tokens(std::int64_t tokens) { flat_tokens_ = tokens; }
+  // Mean length of the texts of a bert, from some of them.
+  double mean_length() const;
   bool empty() const { return sources_.empty(); }   // no source is as long as one sequence
   std::int64_t tokens() const;
 
@@ -48,20 +60,23 @@ class RunRows {
     std::uint64_t seed;
     std::unique_ptr<Packing> packing;   // null: a stream
     std::unique_ptr<MlmRows> masked;    // bert
+    std::unique_ptr<SpanRows> spans;    // t5
   };
-  bool bert_;
-  std::int64_t seq_;
+  Objective objective_;
+  std::int64_t seq_, predictions_, flat_tokens_ = 0;
+  bool unpadded_ = false;
   TokenId pad_;
   std::vector<Source> sources_;
   std::unique_ptr<Blend> blend_;
 };
 
-// Batches of a run, in order, prepared ahead by recipe.workers threads. Batch i is a pure function of (data, recipe, i): neither the
-// number of threads nor where a run begins changes it.
+// Batches of a run, in order, prepared ahead by recipe.workers threads. Batch i is a pure function of (data, recipe, i): neither
+// the number of threads nor where a run begins changes it.
 class BatchStream {
  public:
   // `rows` sequences of `seq` tokens from the training part, beginning with batch `first`. `data` must outlive the stream.
-  BatchStream(const RunData& data, const Recipe& recipe, bool bert, std::int64_t rows, std::int64_t seq, std::uint64_t first);
+  BatchStream(const RunData& data, const Recipe& recipe, Objective objective, std::int64_t rows, std::int64_t seq,
+              std::uint64_t first);
   NamedTensors next();
   double waited_seconds() const;
 
@@ -70,8 +85,13 @@ class BatchStream {
   std::unique_ptr<Prefetcher<NamedTensors>> batches_;
 };
 
+// Tokens of a micro-batch of `texts` texts without padding: a little fewer than they have on average, so that batches are full. 0
+// if the recipe pads.
+std::int64_t unpadded_tokens(const RunData& data, const Recipe& recipe, Objective objective, std::int64_t texts,
+                             std::int64_t seq);
+
 // Fixed batches of the validation part, at most `count`; none if it is shorter than one sequence.
-std::vector<NamedTensors> validation_batches(const RunData& data, const Recipe& recipe, bool bert, std::int64_t rows, std::int64_t seq,
-                                             std::int64_t count);
+std::vector<NamedTensors> validation_batches(const RunData& data, const Recipe& recipe, Objective objective, std::int64_t rows,
+                                             std::int64_t seq, std::int64_t count);
 
 }  // namespace rhetor

@@ -5,10 +5,9 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <functional>
 
-#include "base/error.h"
 #include "base/file.h"
+#include "base/test_util.h"
 #include "data/token_folder.h"
 #include "train/run_data.h"
 
@@ -17,14 +16,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::error_of;
 
 class RunRowsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    base_ = fs::path(::testing::TempDir()) / ("rhetor_rows_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(base_);
-    fs::create_directories(base_);
-    tokenizer_ = train_byte_bpe([i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; }, {.vocab_size = 300});
+    tokenizer_ = train_byte_bpe([i = 0](std::string& d) mutable { return d = "the boats of the harbour are home", i++ < 3; },
+                                {.vocab_size = 300});
     tokenizer_->save(base_ / "tokenizer.json");
     for (const char letter : {'a', 'b', 'c'}) {
       std::string all;
@@ -35,7 +33,6 @@ class RunRowsTest : public ::testing::Test {
       write_file_atomic(file(letter), all);
     }
   }
-  void TearDown() override { fs::remove_all(base_); }
   std::string file(char letter) const { return (base_ / (std::string(1, letter) + ".txt")).string(); }
 
   Recipe recipe(const std::string& changes = "") const {
@@ -52,34 +49,29 @@ class RunRowsTest : public ::testing::Test {
     for (const auto& [name, tensor] : batch) out += name + std::string(static_cast<const char*>(tensor.raw()), tensor.bytes());
     return out;
   }
-  static std::string failure(const std::function<void()>& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no failure";
-  }
-  fs::path base_;
+  testing::ScratchFolder scratch_;
+  const fs::path base_ = scratch_.path();
   TokenizerPtr tokenizer_;
 };
 
 TEST_F(RunRowsTest, AnyWorkersAndAnyBeginningGiveTheSameBatches) {
   struct Case { const char* keys; bool bert; };
-  for (const Case& one : {Case{"weights = [5, 2.5, 1]", false}, Case{"packing = \"whole\"", false}, Case{"weights = [1, 1, 2]\npacking = \"single\"", false},
+  for (const Case& one : {Case{"weights = [5, 2.5, 1]", false}, Case{"packing = \"whole\"", false},
+                          Case{"weights = [1, 1, 2]\npacking = \"single\"", false},
                           Case{"weights = [1, 1, 1]\nmasking = \"words\"", true}, Case{"pairs = \"none\"", true}}) {
     Recipe r = recipe(one.keys);
     const RunData data = load(r);
     std::vector<std::string> expected;
     {
-      BatchStream stream(data, r, one.bert, 3, 16, 0);
+      BatchStream stream(data, r, one.bert ? Objective::masked : Objective::next, 3, 16, 0);
       for (int i = 0; i < 60; ++i) expected.push_back(bytes(stream.next()));
     }
     for (const std::int64_t workers : {1, 4}) {
       r.workers = workers;
       for (const std::uint64_t first : {0u, 1u, 17u, 42u}) {
-        BatchStream stream(data, r, one.bert, 3, 16, first);
-        for (std::uint64_t i = first; i < expected.size(); ++i) ASSERT_EQ(bytes(stream.next()), expected[i]) << one.keys << " " << workers << " " << first;
+        BatchStream stream(data, r, one.bert ? Objective::masked : Objective::next, 3, 16, first);
+        for (std::uint64_t i = first; i < expected.size(); ++i)
+          ASSERT_EQ(bytes(stream.next()), expected[i]) << one.keys << " " << workers << " " << first;
       }
     }
     EXPECT_NE(expected[0], expected[1]);
@@ -90,14 +82,16 @@ TEST_F(RunRowsTest, ABlendHoldsItsProportions) {
   const Recipe r = recipe("weights = [0.7, 0.2, 0.1]");
   const RunData data = load(r);
   ASSERT_EQ(data.sources.size(), 3u);
-  BatchStream stream(data, r, false, 4, 16, 0);
+  BatchStream stream(data, r, Objective::next, 4, 16, 0);
   std::array<int, 3> rows{};
   const TokenId letters[] = {tokenizer_->encode("a")[0], tokenizer_->encode("b")[0], tokenizer_->encode("c")[0]};
   for (int batch = 1; batch <= 50; ++batch) {
     const NamedTensors inputs = stream.next();
     const auto tokens = inputs[0].second.data<std::int32_t>();
     for (std::size_t row = 0; row < 4; ++row)
-      for (std::size_t k = 0; k < 3; ++k) rows[k] += std::count(tokens.begin() + static_cast<std::ptrdiff_t>(row * 16), tokens.begin() + static_cast<std::ptrdiff_t>(row * 16 + 16), letters[k]) > 3;
+      for (std::size_t k = 0; k < 3; ++k)
+        rows[k] += std::count(tokens.begin() + static_cast<std::ptrdiff_t>(row * 16),
+                              tokens.begin() + static_cast<std::ptrdiff_t>(row * 16 + 16), letters[k]) > 3;
     for (std::size_t k = 0; k < 3; ++k) EXPECT_LT(std::abs(rows[k] - r.weights[k] * batch * 4), 1.0);
   }
 }
@@ -113,7 +107,8 @@ TEST_F(RunRowsTest, AFolderOfTokensGivesWhatItsTextGives) {
   const RunData tokens = load(mapped);
   EXPECT_EQ(tokens.tokenizer->to_json(), tokenizer_->to_json());
   for (const bool bert : {false, true}) {
-    BatchStream a(text, r, bert, 2, 16, 5), b(tokens, mapped, bert, 2, 16, 5);
+    BatchStream a(text, r, bert ? Objective::masked : Objective::next, 2, 16, 5),
+        b(tokens, mapped, bert ? Objective::masked : Objective::next, 2, 16, 5);
     for (int i = 0; i < 20; ++i) ASSERT_EQ(bytes(a.next()), bytes(b.next()));
   }
   EXPECT_NE(text.hash, tokens.hash);
@@ -123,20 +118,25 @@ TEST_F(RunRowsTest, AFolderOfTokensGivesWhatItsTextGives) {
   EXPECT_EQ(load(mapped).sources.size(), 2u);
   train_byte_bpe([](std::string&) { return false; }, {.vocab_size = 265})->save(base_ / "other.json");
   mapped.tokenizer = (base_ / "other.json").string();
-  EXPECT_THAT(failure([&] { load(mapped); }), HasSubstr("another tokenizer"));
+  EXPECT_THAT(error_of([&] { load(mapped); }), HasSubstr("another tokenizer"));
   write_file_atomic(base_ / "tokens/train-00000.tokens", "RHTOKENS");
   mapped.tokenizer = "";
-  EXPECT_THAT(failure([&] { load(mapped); }), HasSubstr("damaged"));
+  EXPECT_THAT(error_of([&] { load(mapped); }), HasSubstr("damaged"));
 }
 
 TEST_F(RunRowsTest, KeysThatDoNotGoTogetherAreNamed) {
-  EXPECT_THAT(failure([&] { Recipe::parse("[data]\nfiles = [\"x\", \"y\"]\nweights = [1]", "r"); }), HasSubstr("data.weights has 1 numbers and data.files 2"));
-  EXPECT_THAT(failure([&] { Recipe::parse("[data]\nfiles = [\"x\"]\nweights = [0]", "r"); }), HasSubstr("data.weights must be"));
-  EXPECT_THAT(failure([&] { Recipe::parse("[data]\nfiles = [\"x\"]\npacking = \"tight\"", "r"); }), HasSubstr("stream, whole, single"));
+  EXPECT_THAT(error_of([&] { Recipe::parse("[data]\nfiles = [\"x\", \"y\"]\nweights = [1]", "r"); }),
+              HasSubstr("data.weights has 1 numbers and data.files 2"));
+  EXPECT_THAT(error_of([&] { Recipe::parse("[data]\nfiles = [\"x\"]\nweights = [0]", "r"); }), HasSubstr("data.weights must be"));
+  EXPECT_THAT(error_of([&] { Recipe::parse("[data]\nfiles = [\"x\"]\npacking = \"tight\"", "r"); }),
+              HasSubstr("stream, whole, single"));
   const RunData data = load(recipe());
-  EXPECT_THAT(failure([&] { BatchStream(data, recipe("packing = \"whole\""), true, 2, 16, 0); }), HasSubstr("data.packing"));
-  EXPECT_THAT(failure([&] { BatchStream(data, recipe("masking = \"words\""), false, 2, 16, 0); }), HasSubstr("data.masking"));
-  EXPECT_THAT(failure([&] { BatchStream(data, recipe("pairs = \"none\""), false, 2, 16, 0); }), HasSubstr("data.pairs"));
+  EXPECT_THAT(error_of([&] { BatchStream(data, recipe("packing = \"whole\""), Objective::masked, 2, 16, 0); }),
+              HasSubstr("data.packing"));
+  EXPECT_THAT(error_of([&] { BatchStream(data, recipe("masking = \"words\""), Objective::next, 2, 16, 0); }),
+              HasSubstr("data.masking"));
+  EXPECT_THAT(error_of([&] { BatchStream(data, recipe("pairs = \"none\""), Objective::next, 2, 16, 0); }),
+              HasSubstr("data.pairs"));
 }
 
 }  // namespace

@@ -15,6 +15,10 @@ void Run::open_origin() {
   const ModelConfig& c = origin_->config;
   if (recipe_.seq > c.context)
     fail("train.seq is {} but the model in '{}' has a context of {}", recipe_.seq, recipe_.from, c.context);
+  std::error_code ignored;
+  if (lora() && fs::exists(folder_ / "model.safetensors", ignored))
+    fail("'{}' holds a whole model; an adapter needs an output.folder of its own", folder_.string());
+  if (lora()) base_hash_ = weights_hash(origin_->weights);
 }
 
 void Run::load_data(TokenizerPtr known) {
@@ -29,6 +33,7 @@ void Run::load_data(TokenizerPtr known) {
     data_.tokenizer = task_->tokenizer();
   }
   config_ = origin_ ? origin_->config : recipe_.model_config(data_.tokenizer->vocab_size());
+  if (!origin_ && pretrains(Objective::spans)) config_.vocab = vocabulary_with_sentinels(*data_.tokenizer);
   config_.dropout = recipe_.dropout;
   if (task_) {
     task_->describe(config_);
@@ -46,7 +51,7 @@ Run::Feed Run::stream(std::int64_t first) const {
         [task = task_.get()](std::uint64_t i) { return task->batch(i); }, from, 4, static_cast<int>(recipe_.workers));
     return {[batches] { return batches->next(); }, [batches] { return batches->waited_seconds(); }};
   }
-  const auto batches = std::make_shared<BatchStream>(data_, recipe_, bert(), rows(), recipe_.sequence(config_), from);
+  const auto batches = std::make_shared<BatchStream>(data_, recipe_, objective_of(config_), rows(), recipe_.sequence(config_), from);
   return {[batches] { return batches->next(); }, [batches] { return batches->waited_seconds(); }};
 }
 
@@ -94,7 +99,7 @@ void Run::open_data() {
     return;
   }
   const std::size_t taken = stepper_->initialize(recipe_.seed, origin_ ? origin_->weights : Weights());
-  if (origin_) line_.note(fmt::format("{} of {} weights begin as in '{}'", taken, stepper_->weights().size(), recipe_.from));
+  if (origin_ && !lora()) line_.note(fmt::format("{} of {} weights begin as in '{}'", taken, stepper_->weights().size(), recipe_.from));
   state_.steps = recipe_.steps;
   if (task_ && recipe_.epochs > 0)
     state_.steps = std::max<std::int64_t>(1, std::llround(recipe_.epochs * static_cast<double>(task_->steps_per_epoch())));
@@ -124,16 +129,46 @@ void Run::build_step() {
       .clip = recipe_.clip,
       .adamw = {.beta1 = recipe_.beta1, .beta2 = recipe_.beta2, .eps = recipe_.eps, .weight_decay = recipe_.weight_decay},
       .optimizer = recipe_.optimizer == "lamb" ? OptimizerOptions::Kind::lamb : OptimizerOptions::Kind::adamw,
-      .layer_decay = recipe_.layer_decay};
+      .layer_decay = recipe_.layer_decay,
+      .storage = recipe_.storage == "bf16" ? DType::bf16 : DType::f32,
+      .wide_layers = recipe_.fp8_wide_layers};
+  if (recipe_.precision == "f16") spec.loss_scale = {.initial = recipe_.loss_scale, .growth = recipe_.loss_scale_growth};
+  if (2 * recipe_.fp8_wide_layers >= config_.layers && recipe_.fp8_wide_layers > 0)
+    fail("train.fp8_wide_layers is {}, which leaves none of the {} layers in FP8; lower it, or let train.precision be bf16",
+         recipe_.fp8_wide_layers, config_.layers);
   if (task_) spec.group = task_->group(), spec.losses = task_->losses();
+  if (pretrains(Objective::masked)) {
+    spec.predictions = most_predictions(seq, recipe_.pairs == "next");
+    spec.tokens = flat_tokens_ = unpadded_tokens(data_, recipe_, Objective::masked, recipe_.batch, seq);
+    if (flat_tokens_ > 0) {
+      spec.predictions = FlatMlmShape{.texts = recipe_.batch, .seq = seq, .tokens = flat_tokens_}.predictions();
+      const auto places = static_cast<double>(recipe_.batch * seq);
+      line_.note(fmt::format("unpadded: {} tokens a micro-batch in place of {} places; {:.1f} % would be padding", flat_tokens_, recipe_.batch * seq,
+                             100 * (1 - static_cast<double>(flat_tokens_) / places)));
+    }
+  }
+  if (pretrains(Objective::spans)) spec.target_seq = span_layout(seq, {.share = recipe_.corruption, .mean = recipe_.span}).output();
+  if (lora()) {
+    spec.lora = {.rank = recipe_.lora_rank, .alpha = recipe_.lora_alpha, .dropout = recipe_.lora_dropout, .targets = recipe_.lora_targets};
+    spec.frozen = origin_->weights;
+  }
   CompileOptions compile_options;
-  compile_options.passes.compute = recipe_.precision == "bf16" ? DType::bf16 : DType::f32;
+  compile_options.passes.compute = recipe_.precision == "fp8" ? DType::f8e4m3 : parse_dtype(recipe_.precision);
   compile_options.passes.memory_budget = recipe_.memory_budget;
   stepper_ = std::make_unique<Stepper>(spec, compile_options);
   for (const auto& [name, type] : stepper_->weights()) parameters_ += type.elements();
+  std::int64_t all = parameters_;
+  if (lora()) {
+    all = 0;
+    for (const auto& [name, tensor] : origin_->weights) all += tensor.elements();
+  }
   line_.note(fmt::format("model: {} with {} layers, hidden {}, context {}: {:.2f} M parameters", config_.family, config_.layers,
-                         config_.hidden, config_.context, static_cast<double>(parameters_) / 1e6));
-  if (!task_) validation_ = validation_batches(data_, recipe_, bert(), recipe_.batch, seq, recipe_.validation_batches);
+                         config_.hidden, config_.context, static_cast<double>(all) / 1e6));
+  if (lora())
+    line_.note(fmt::format("lora: {} of them stay as they are, {} are trained", all, parameters_));
+  for (const PassRecord& pass : stepper_->executable().report().passes)
+    if (pass.name == "float8" && recipe_.precision == "fp8") line_.note("precision: " + pass.note);
+  if (!task_) validation_ = validation_batches(data_, recipe_, objective_of(config_), recipe_.batch, seq, recipe_.validation_batches);
   if (!can_validate())
     line_.note(task_ ? "no validation: there are no examples for it"
                      : "no validation: its part of the text is shorter than one sequence");

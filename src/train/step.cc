@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "passes/grad.h"
+#include "train/storage.h"
 
 namespace rhetor {
 namespace {
@@ -23,7 +24,28 @@ BuildSpec forward_spec(const StepSpec& spec, bool training, InputKind weights) {
   build.with_loss = true;
   build.weights = weights;
   build.losses = spec.losses;
+  build.predictions = spec.predictions;
+  build.tokens = spec.tokens;
+  build.target_seq = spec.target_seq;
   return build;
+}
+
+// The model's graph with its trained weights as states. With adapters the others are parameters.
+Graph model_graph(const StepSpec& spec, bool training) {
+  if (spec.lora.rank == 0) return build_model(spec.config, forward_spec(spec, training, InputKind::state));
+  const Graph whole = build_model(spec.config, forward_spec(spec, training, InputKind::param));
+  LoraOptions options = spec.lora;
+  if (!training) options.dropout = 0;
+  return add_lora(whole, options, [&](const std::string& name) {
+    if (!spec.config.task.empty() && is_head_weight(name)) return true;
+    const auto kept = spec.frozen.find(name);
+    return kept == spec.frozen.end() || kept->second.type() != whole.type(whole.find_input(name));
+  });
+}
+
+Graph forward_graph(const StepSpec& spec, bool training) {
+  Graph graph = model_graph(spec, training);
+  return spec.storage == DType::bf16 ? store_in_bf16(graph) : graph;
 }
 
 OptimizerOptions optimizer_of(const StepSpec& spec) {
@@ -31,10 +53,26 @@ OptimizerOptions optimizer_of(const StepSpec& spec) {
           .adamw = spec.adamw,
           .clip = spec.clip,
           .layer_decay = spec.layer_decay,
-          .layers = spec.config.layers};
+          .layers = spec.config.layers,
+          .scale = spec.loss_scale};
 }
 
 void copy_into(Tensor& to, const Tensor& from) { std::memcpy(to.raw(), from.raw(), to.bytes()); }
+
+// In FP8 training: embeddings, heads, adapters, and the layers next to both ends that the spec names.
+std::set<std::string, std::less<>> sensitive_weights(const StepSpec& spec, const Graph& graph) {
+  std::set<std::string, std::less<>> out;
+  for (const std::int32_t node : graph.input_nodes()) {
+    const std::string& name = graph.input_name(node);
+    const std::int64_t depth = layer_depth(name, spec.config.layers);
+    if (depth <= spec.wide_layers || depth > spec.config.layers - spec.wide_layers || name.find(".lora_") != std::string::npos)
+      out.insert(name);
+  }
+  return out;
+}
+
+// Positive, as a seed is.
+std::int64_t seed_of(const Philox& word) { return static_cast<std::int64_t>((std::uint64_t{word[0]} << 31) ^ word[1]); }
 
 // Where memory is promised freely, an allocation that is far too large succeeds and the process is killed when it touches it.
 void require_memory(const Executable& executable) {
@@ -46,29 +84,44 @@ void require_memory(const Executable& executable) {
     fail(ErrorKind::resource, "out of memory: a training step needs {:.1f} GB, this machine has {:.1f}", need / 1e9, have / 1e9);
 }
 
+// A graph of nothing but the trained weights, with their init rules.
+Graph trained_inputs(const StepGraphs& graphs) {
+  Graph out;
+  for (const auto& [name, type] : graphs.weights) {
+    const ValueId input = graphs.train.find_input(name);
+    out.input(name, type, InputKind::param, graphs.train.node(input).attrs.s("init"));
+  }
+  return out;
+}
+
 bool takes(const Session& session, const std::string& name) { return session.executable().graph().find_input(name).valid(); }
 
 }  // namespace
 
 StepGraphs build_step(const StepSpec& spec) {
   StepGraphs out;
-  out.train = build_model(spec.config, forward_spec(spec, true, InputKind::state));
+  out.train = forward_graph(spec, true);
   Graph& graph = out.train;
-  std::vector<Value> weights;
+  std::vector<Value> kept, weights;
   std::vector<std::string> names;
   for (const std::int32_t node : graph.input_nodes()) {
     if (graph.input_kind(node) != InputKind::state) continue;
-    weights.push_back(graph.value({node, 0}));
+    kept.push_back(graph.value({node, 0}));
+    weights.push_back(weight_value(graph, node));
     names.push_back(graph.input_name(node));
     out.weights.emplace_back(names.back(), weights.back().type());
+    for (const char* prefix : {"", "adam.m.", "adam.v."}) out.states.emplace_back(prefix + names.back(), kept.back().type());
   }
+  if (spec.loss_scale.initial > 0) out.states.emplace_back(kLossScaleState, loss_scale_type());
   std::vector<Value> grads;
   {
     auto scope = graph.scope("backward");
-    grads = gradients(graph.value(graph.find_output("loss")), weights);
+    Value loss = graph.value(graph.find_output("loss"));
+    if (spec.loss_scale.initial > 0) loss = mul(loss, loss_scale(graph));
+    grads = gradients(loss, weights);
   }
   if (spec.accumulation == 1) {
-    add_update(graph, optimizer_of(spec), 1, weights, names, grads);
+    add_update(graph, optimizer_of(spec), 1, kept, names, grads);
     return out;
   }
   Graph& update = out.update;
@@ -77,7 +130,7 @@ StepGraphs build_step(const StepSpec& spec) {
     const Type type = grads[i].type();
     const Value sum = graph.input("grad." + names[i], type, InputKind::state, "zeros");
     graph.set_update(sum, add(sum, grads[i]));
-    update_weights.push_back(update.input(names[i], weights[i].type(), InputKind::state));
+    update_weights.push_back(update.input(names[i], kept[i].type(), InputKind::state));
     update_grads.push_back(update.input("grad." + names[i], type, InputKind::state));
   }
   add_update(update, optimizer_of(spec), spec.accumulation, update_weights, names, update_grads);
@@ -86,6 +139,7 @@ StepGraphs build_step(const StepSpec& spec) {
 
 Stepper::Stepper(const StepSpec& spec, const CompileOptions& options)
     : spec_(spec), options_(options), graphs_(build_step(spec)), states_(std::make_shared<StateStore>()) {
+  if (options_.passes.compute == DType::f8e4m3) options_.passes.wide_weights = sensitive_weights(spec, graphs_.train);
   train_session(spec.seq);
   if (spec.accumulation > 1) update_ = std::make_unique<Session>(compile(graphs_.update, {}, options), states_);
 }
@@ -95,7 +149,7 @@ Session& Stepper::train_session(std::int64_t seq) {
   if (!session) {
     StepSpec spec = spec_;
     spec.seq = seq;
-    const ExecutablePtr executable = compile(seq == spec_.seq ? graphs_.train : build_step(spec).train, {}, options_);
+    const ExecutablePtr executable = compile(seq == spec_.seq ? graphs_.train : build_step(spec).train, spec_.frozen, options_);
     require_memory(*executable);
     session = std::make_unique<Session>(executable, states_);
   }
@@ -109,16 +163,15 @@ Session& Stepper::evaluate_session(std::int64_t seq) {
     spec.seq = seq;
     CompileOptions options = options_;
     options.passes.memory_budget = 0;  // there is no backward pass to recompute for
-    session = std::make_unique<Session>(
-        compile(build_model(spec.config, forward_spec(spec, false, InputKind::state)), {}, options), states_);
+    session = std::make_unique<Session>(compile(forward_graph(spec, false), spec_.frozen, options), states_);
   }
   return *session;
 }
 
-// The tokens of a batch say which length it was padded to.
-static std::int64_t length_of(const NamedTensors& batch) {
+// The tokens of a batch say which length it was padded to; without padding there is one graph.
+static std::int64_t length_of(const NamedTensors& batch, std::int64_t seq) {
   for (const auto& [name, tensor] : batch)
-    if (name == "tokens") return tensor.shape()[1];
+    if (name == "tokens") return tensor.shape().rank() == 1 ? seq : tensor.shape()[1];
   check(false, "a batch has tokens");
   return 0;
 }
@@ -136,8 +189,15 @@ void Stepper::fill(Session& session, const NamedTensors& batch, std::int64_t par
 
 Stepper::Outcome Stepper::run(const NamedTensors& batch, double lr, std::int64_t update, std::uint64_t dropout_seed) {
   Outcome out;
-  Session& train = train_session(length_of(batch));
+  Session& train = train_session(length_of(batch, spec_.seq));
   const std::int64_t parts = spec_.accumulation;
+  const auto prepare_update = [&](Session& session) {
+    session.input("lr").data<float>()[0] = static_cast<float>(lr);
+    session.input("step").data<float>()[0] = static_cast<float>(update);
+    if (takes(session, "round_seed"))
+      session.input("round_seed").data<std::int64_t>()[0] = seed_of(random_block(dropout_seed, 0x726f756e64, 0));
+  };
+  if (spec_.loss_scale.initial > 0) out.loss_scale = states_->get(kLossScaleState, loss_scale_type()).at(0);
   if (parts > 1) {
     for (const auto& [name, type] : graphs_.weights) {
       Tensor& sum = train.state("grad." + name);
@@ -147,30 +207,27 @@ Stepper::Outcome Stepper::run(const NamedTensors& batch, double lr, std::int64_t
   for (std::int64_t part = 0; part < parts; ++part) {
     fill(train, batch, part, parts);
     if (takes(train, "seed")) {
-      // A stream of its own for every micro-batch; positive, as a seed is.
+      // A stream of its own for every micro-batch.
       const Philox word = random_block(dropout_seed, 0x6d6963726f, static_cast<std::uint64_t>(part));
-      train.input("seed").data<std::int64_t>()[0] = static_cast<std::int64_t>((std::uint64_t{word[0]} << 31) ^ word[1]);
+      train.input("seed").data<std::int64_t>()[0] = seed_of(word);
     }
-    if (parts == 1) {
-      train.input("lr").data<float>()[0] = static_cast<float>(lr);
-      train.input("step").data<float>()[0] = static_cast<float>(update);
-    }
+    if (parts == 1) prepare_update(train);
     train.run();
     out.loss += train.output("loss").at(0) / static_cast<double>(parts);
   }
   Session& last = parts > 1 ? *update_ : train;
   if (parts > 1) {
-    last.input("lr").data<float>()[0] = static_cast<float>(lr);
-    last.input("step").data<float>()[0] = static_cast<float>(update);
+    prepare_update(last);
     last.run();
   }
   out.grad_norm = last.output("grad_norm").at(0);
   out.applied = last.output("applied").at(0) != 0;
+  out.overflow = !out.applied && out.loss_scale > kLeastLossScale && std::isfinite(out.loss);
   return out;
 }
 
 double Stepper::evaluate(const NamedTensors& batch) {
-  Session& session = evaluate_session(length_of(batch));
+  Session& session = evaluate_session(length_of(batch, spec_.seq));
   fill(session, batch, 0, 1);
   session.run();
   last_evaluated_ = &session;
@@ -179,48 +236,46 @@ double Stepper::evaluate(const NamedTensors& batch) {
 
 std::size_t Stepper::initialize(std::uint64_t seed, const Weights& from) {
   std::size_t taken = 0;
-  const Weights first = init_weights(build_model(spec_.config, forward_spec(spec_, false, InputKind::param)), seed);
+  const Weights first = init_weights(trained_inputs(graphs_), seed);
+  for (const auto& [name, type] : graphs_.states) {
+    Tensor& tensor = states_->get(name, type);
+    std::memset(tensor.raw(), 0, tensor.bytes());
+    if (name == kLossScaleState) tensor.set(0, spec_.loss_scale.initial);
+  }
   for (const auto& [name, type] : graphs_.weights) {
     const auto it = first.find(name);
     check(it != first.end() && it->second.type() == type, "every weight has an initial value of its type");
     const auto given = from.find(name);
     const bool take = given != from.end() && given->second.type() == type;
-    copy_into(states_->get(name, type), take ? given->second : it->second);
+    copy_into(states_->get(name, {spec_.storage, type.shape}), (take ? given->second : it->second).cast(spec_.storage));
     taken += take ? 1 : 0;
-    for (const char* moment : {"adam.m.", "adam.v."}) {
-      Tensor& tensor = states_->get(moment + name, Type{DType::f32, type.shape});
-      std::memset(tensor.raw(), 0, tensor.bytes());
-    }
   }
   return taken;
 }
 
 std::map<std::string, Tensor> Stepper::snapshot() const {
   std::map<std::string, Tensor> out;
-  for (const auto& [name, type] : graphs_.weights) {
-    for (const char* prefix : {"", "adam.m.", "adam.v."}) out[prefix + name] = states_->all().at(prefix + name).clone();
-  }
+  for (const auto& [name, type] : graphs_.states) out[name] = states_->all().at(name).clone();
   return out;
 }
 
 Weights Stepper::weight_copies() const {
   Weights out;
-  for (const auto& [name, type] : graphs_.weights) out[name] = states_->all().at(name).clone();
+  for (const auto& [name, type] : graphs_.weights) {
+    const Tensor& kept = states_->all().at(name);
+    out[name] = kept.dtype() == DType::f32 ? kept.clone() : kept.cast(DType::f32);
+  }
   return out;
 }
 
 void Stepper::restore(const std::map<std::string, Tensor>& states, const std::string& source) {
   for (const bool commit : {false, true}) {
-    for (const auto& [name, type] : graphs_.weights) {
-      for (const char* prefix : {"", "adam.m.", "adam.v."}) {
-        const std::string full = prefix + name;
-        const Type expected = *prefix ? Type{DType::f32, type.shape} : type;
-        const auto it = states.find(full);
-        if (it == states.end()) fail("{}: the tensor '{}' is missing", source, full);
-        if (it->second.type() != expected)
-          fail("{}: the tensor '{}' is {}, expected {}", source, full, it->second.type().str(), expected.str());
-        if (commit) copy_into(states_->get(full, expected), it->second);
-      }
+    for (const auto& [name, expected] : graphs_.states) {
+      const auto it = states.find(name);
+      if (it == states.end()) fail("{}: the tensor '{}' is missing", source, name);
+      if (it->second.type() != expected)
+        fail("{}: the tensor '{}' is {}, expected {}", source, name, it->second.type().str(), expected.str());
+      if (commit) copy_into(states_->get(name, expected), it->second);
     }
   }
 }

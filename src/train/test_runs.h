@@ -2,37 +2,17 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <string>
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "base/test_util.h"
 #include "tensor/safetensors.h"
 #include "train/trainer.h"
 
 namespace rhetor::testing {
-
-// A folder that is removed at the end.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    static int count = 0;
-    path_ = std::filesystem::temp_directory_path() / fmt::format("rhetor-train-{}-{}", ::getpid(), count++);
-    std::filesystem::create_directories(path_);
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // Sentences that follow a rule a small model can learn.
 inline std::string toy_text(int sentences) {

@@ -26,7 +26,7 @@ void Run::one_step(const Feed& batches) {
   const double lr = learning_rate(recipe_, state_.step, state_.steps);
   const std::uint64_t dropout_seed = recipe_.seed * 0x9E3779B97F4A7C15u + static_cast<std::uint64_t>(state_.step);
   const Stepper::Outcome outcome = stepper_->run(batch, lr, state_.updates + 1, dropout_seed);
-  batch_tokens_ = rows() * recipe_.sequence(config_);
+  batch_tokens_ = flat_tokens_ > 0 ? flat_tokens_ * recipe_.accumulation : rows() * recipe_.sequence(config_);
   if (task_) {
     batch_tokens_ = 0;
     for (const auto& [name, tensor] : batch)
@@ -50,6 +50,11 @@ void Run::one_step(const Feed& batches) {
 void Run::handle_bad_step(const Stepper::Outcome& outcome) {
   ++state_.skipped;
   ++state_.skipped_in_a_row;
+  if (outcome.overflow) {   // f16 at work: on_nan is about gradients that no smaller scale would save
+    line_.note(fmt::format("step {}: the gradient overflowed at a loss scale of {:g}; the update was left out, the scale halved", state_.step,
+                           outcome.loss_scale));
+    return;
+  }
   if (recipe_.on_nan == "stop") {
     save_checkpoint();
     fail(
@@ -122,7 +127,17 @@ void Run::judge(double value) {
   state_.best_step = state_.step;
   state_.best_metrics = metrics_found_;
   state_.stale = 0;
-  if (keeps_best()) save_model(best_folder(), {config_, stepper_->weight_copies(), data_.tokenizer, folder_.filename().string()});
+  if (keeps_best()) save_weights(best_folder(), stepper_->weight_copies());
+}
+
+void Run::save_weights(const fs::path& folder, Weights weights) const {
+  if (!lora()) {
+    save_model(folder, {config_, std::move(weights), data_.tokenizer, folder_.filename().string(), data_.chat_template});
+    return;
+  }
+  const LoraOptions options{.rank = recipe_.lora_rank, .alpha = recipe_.lora_alpha, .dropout = recipe_.lora_dropout, .targets = recipe_.lora_targets};
+  const std::string base = fs::absolute(recipe_.from).lexically_normal().string();
+  save_adapter(folder, {config_, options, base, base_hash_, std::move(weights)}, data_.tokenizer.get());
 }
 
 Weights Run::final_weights() {
@@ -130,7 +145,7 @@ Weights Run::final_weights() {
   line_.note(
       fmt::format("the best {} was {:.4f} at step {}; its weights are kept", deciding_metric(), state_.best, state_.best_step));
   metrics_found_ = state_.best_metrics;
-  return load_model(best_folder())->weights;
+  return lora() ? load_adapter(best_folder()).weights : load_model(best_folder())->weights;
 }
 
 void Run::report(const Stepper::Outcome& outcome, double lr) {
@@ -143,6 +158,7 @@ void Run::report(const Stepper::Outcome& outcome, double lr) {
                   .lr = lr,
                   .grad_norm = outcome.grad_norm,
                   .applied = outcome.applied,
+                  .loss_scale = outcome.loss_scale,
                   .seconds = state_.seconds,
                   .tokens_per_s = rate_,
                   .data_wait = data_wait});
@@ -241,15 +257,11 @@ TrainResult Run::train() {
     line_.note(fmt::format("stopped at step {} of {}; the same command goes on from there", state_.step, state_.steps));
     return result;
   }
-  Model model;
-  model.config = config_;
   if (metrics_found_.empty()) metrics_found_ = state_.last_metrics;
-  model.weights = final_weights();
+  Weights weights = final_weights();
   result.metrics = metrics_found_;
   result.best_step = state_.best_step;
-  model.tokenizer = data_.tokenizer;
-  model.name = folder_.filename().string();
-  save_model(folder_, model);
+  save_weights(folder_, std::move(weights));
   return result;
 }
 

@@ -29,6 +29,7 @@ struct Recipe {
   std::vector<double> weights;       // of data.files, one each; empty = by size
   std::string packing = "stream";    // gpt2, llama: stream | whole | single
   std::string masking = "tokens", pairs = "next";   // bert: tokens | words; next | none
+  double corruption = 0.15, span = 3.0;   // t5: share of the tokens taken out, in spans so long on average
   std::int64_t workers = 1;          // threads that prepare batches
   // [task]
   std::string task;                  // kind: "" = language modelling, else a name of task_kinds()
@@ -37,6 +38,10 @@ struct Recipe {
   std::string metric, ranking = "listwise", embedding = "contrastive";
   std::int64_t stride = 64, group = 8;
   double temperature = 0.05, scale = 1.0;
+  // [lora]
+  std::int64_t lora_rank = 0;        // 0 = train all weights
+  double lora_alpha = 0, lora_dropout = 0;
+  std::vector<std::string> lora_targets;
   // [train]
   std::string from;                  // a model folder to begin with
   double epochs = 0;                 // > 0: decides `steps` for a task
@@ -47,7 +52,10 @@ struct Recipe {
   std::string schedule = "cosine", optimizer = "adamw";
   double power = 1.0, layer_decay = 1.0, label_smoothing = 0;
   std::int64_t early_stop = 0;       // validations without progress; 0 = off
-  std::string precision = "f32";     // or "bf16": contractions in bf16, master weights f32
+  std::string precision = "f32";     // of contractions: f32 | bf16 | f16 | fp8
+  double loss_scale = 65536;         // f16: the first one
+  std::int64_t loss_scale_growth = 2000, fp8_wide_layers = 0;
+  std::string storage = "f32";       // of weights and moments: f32 | bf16
   std::uint64_t memory_budget = 0;
   std::uint64_t seed = 1;
   std::string on_nan = "skip";       // skip | stop | rollback

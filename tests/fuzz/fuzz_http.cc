@@ -1,7 +1,7 @@
 // Any bytes as the body of a request, for every route: refused with Error{invalid} (a 400), or a request within its limits. And any bytes
 // as a chat template's file.
 #include "base/error.h"
-#include "generate/chat_template.h"
+#include "data/chat_template.h"
 #include "seeds.h"
 #include "serve/api.h"
 #include "serve/api_tasks.h"

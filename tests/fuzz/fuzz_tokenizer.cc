@@ -21,8 +21,9 @@ void check_promises(const rhetor::TokenizerPtr& tokenizer, const std::string& te
   std::string streamed;
   for (const auto id : ids) {
     require(!tokenizer->is_special(id) || tokenizer->kind() != "byte_bpe");
-    streamed += stream.push(id);
-    require(rhetor::utf8_valid_prefix(streamed) == streamed.size());
+    const std::string piece = stream.push(id);
+    require(rhetor::utf8_valid_prefix(piece) == piece.size());
+    streamed += piece;
   }
   require(streamed + stream.finish() == rhetor::utf8_cleaned(decoded));
   const std::string_view pair = "a pair";
@@ -46,15 +47,18 @@ void try_promises(const rhetor::TokenizerPtr& tokenizer, const std::string& text
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);
-  int documents = 0;
-  const auto trained = rhetor::train_byte_bpe(
-      [&](std::string& document) {
-        document = input;
-        return documents++ < 2;
-      },
-      {.vocab_size = 300, .specials = {"<|endoftext|>", "<|end|>"}});
-  check_promises(trained, input);
-  check_promises(rhetor::tokenizer_from_json(trained->to_json()), input);
+  // Training is the slow half; what looks like JSON is no more telling as a text than others.
+  if (!input.starts_with('{')) {
+    int documents = 0;
+    const auto trained = rhetor::train_byte_bpe(
+        [&](std::string& document) {
+          document = input;
+          return documents++ < 2;
+        },
+        {.vocab_size = 300, .specials = {"<|endoftext|>", "<|end|>"}});
+    check_promises(trained, input);
+    check_promises(rhetor::tokenizer_from_json(trained->to_json()), input);
+  }
   try {
     const auto tokenizer = rhetor::tokenizer_from_json(input);
     for (const char* text : {"the boat \xFF\xE6\xB5\xB7", "\u00c9t\u00e9 e\u0301 <s>12 [MASK]\u3000\n don't", ""}) try_promises(tokenizer, text);

@@ -1,9 +1,13 @@
-// Runs a fuzz target without a fuzzer: its seeds and deterministic mutations of them, so that every test run exercises it.
-// Usage: TARGET [FILE...] (files instead of the seeds, to repeat a finding). A crash leaves the input in TARGET.finding.
+// Runs a fuzz target without a fuzzer: what fuzzers have kept (tests/fuzz/corpus), its seeds and deterministic mutations of them, so that
+// every test run exercises it.
+// Usage: TARGET [--corpus FOLDER] or TARGET FILE... (these alone, to repeat a finding). A crash leaves the input in TARGET.finding.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -37,13 +41,20 @@ std::string awkward(rhetor::Rng& rng) {
 
 int main(int argc, char** argv) {
   finding_file = std::string(argv[0]) + ".finding";
-  for (int i = 1; i < argc; ++i) {
+  const bool corpus = argc == 3 && std::string_view(argv[1]) == "--corpus";
+  for (int i = 1; i < argc && !corpus; ++i) {
     const std::string input = rhetor::read_file(argv[i]);
     LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(input.data()), input.size());
   }
-  if (argc > 1) return 0;
-  rhetor::Rng rng(2024);
+  if (argc > 1 && !corpus) return 0;
   int inputs = 0;
+  if (corpus && std::filesystem::is_directory(argv[2])) {
+    std::vector<std::filesystem::path> files;
+    for (const auto& entry : std::filesystem::directory_iterator(argv[2])) files.push_back(entry.path());
+    std::sort(files.begin(), files.end());
+    for (const auto& file : files) run(rhetor::read_file(file)), ++inputs;
+  }
+  rhetor::Rng rng(2024);
   for (const std::string& seed : fuzz_seeds()) {
     run(seed);
     for (int i = 0; i < 120; ++i, ++inputs) {

@@ -258,6 +258,16 @@ def whitespace_bpe(text):
     return t
 
 
+@config
+def word_level(text):
+    t = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    t.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.train_from_iterator(text, trainers.WordLevelTrainer(vocab_size=SIZE, show_progress=False, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+    t.post_processor = bert_template(t)
+    return t
+
+
 def charsmap():
     """A small precompiled_charsmap in SentencePiece's format is made by hand: one node a byte, children found by XOR."""
     rules = {b"\xef\xac\x81": b"fi", b"\xe3\x8e\x8f": b"kg", b"\t": b" ", b"\n": b" ", b"\xc2\xa0": b" ", b"\xe3\x80\x80": b" ", b"\xc2\xbd": "1⁄2".encode(),
