@@ -99,7 +99,7 @@ int BatchFlags::print(const Tokenizer& tokenizer, const std::string& path, const
     options.padding = padding;
   }
   const std::vector<OwnedPair> owned = path.empty() ? std::vector<OwnedPair>{{text, "", false}} : read_pairs(path, json_lines);
-  std::vector<TextPair> texts;
+  std::vector<BatchText> texts;
   for (const OwnedPair& pair : owned) {
     texts.push_back({pair.first, {}});
     if (pair.is_pair) texts.back().second = pair.second;

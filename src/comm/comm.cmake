@@ -1,6 +1,8 @@
 rhetor_room(comm DEPS tensor parallel LIBS ${CMAKE_DL_LIBS})
-# Sums over ranks are simple loops that only this level vectorises.
-set_source_files_properties(comm/reduce.cc PROPERTIES COMPILE_OPTIONS -O3)
+# Sums over ranks are simple loops that only this level vectorises. Not under sanitizers, whose precompiled headers are of one level.
+if(NOT RHETOR_SANITIZE)
+  set_source_files_properties(comm/reduce.cc PROPERTIES COMPILE_OPTIONS -O3)
+endif()
 
 # comm_probe: what one starts under a launcher to see whether the ranks reach each other, and how fast.
 if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/comm/main.cc)

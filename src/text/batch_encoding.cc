@@ -38,12 +38,12 @@ Padding default_padding(const Tokenizer& tokenizer) {
   return out;
 }
 
-std::vector<BatchEncoding> encode_batch(const Tokenizer& tokenizer, std::span<const TextPair> texts, const BatchOptions& options) {
+std::vector<BatchEncoding> encode_batch(const Tokenizer& tokenizer, std::span<const BatchText> texts, const BatchOptions& options) {
   std::vector<BatchEncoding> out(texts.size());
   const WindowOptions windows{.framed = options.framed, .specials = options.specials,
                               .truncation = options.truncation ? &*options.truncation : nullptr};
   over_texts(texts.size(), [&](std::size_t i) {
-    const TextPair& pair = texts[i];
+    const BatchText& pair = texts[i];
     auto encodings = tokenizer.encode_windows(pair.first, pair.second ? &*pair.second : nullptr, windows);
     for (std::size_t k = 0; k < encodings.size(); ++k) {
       BatchEncoding& e = k == 0 ? out[i] : out[i].overflow.emplace_back();

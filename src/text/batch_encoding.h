@@ -51,7 +51,7 @@ BatchOptions batch_options(const Tokenizer& tokenizer);
 // Padding with the vocabulary's own padding token; fails if it has none.
 Padding default_padding(const Tokenizer& tokenizer);
 
-struct TextPair {
+struct BatchText {
   std::string_view first;
   std::optional<std::string_view> second;
 };
@@ -62,6 +62,6 @@ struct BatchEncoding {
   std::vector<BatchEncoding> overflow;                // the windows over what was cut off, as long as the batch
 };
 // On all cores (base/thread_pool.h); element i belongs to texts[i].
-std::vector<BatchEncoding> encode_batch(const Tokenizer& tokenizer, std::span<const TextPair> texts, const BatchOptions& options);
+std::vector<BatchEncoding> encode_batch(const Tokenizer& tokenizer, std::span<const BatchText> texts, const BatchOptions& options);
 
 }  // namespace rhetor

@@ -72,7 +72,7 @@ TEST(Windows, OverlapAndKeepTheTemplate) {
 TEST(Padding, OfABatchAsTheFileSays) {
   const auto t = letters(R"("truncation": {"max_length": 5, "stride": 1, "strategy": "LongestFirst", "direction": "Right"},
     "padding": {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": 4, "pad_id": 0, "pad_type_id": 7, "pad_token": "[PAD]"},)");
-  const TextPair texts[] = {{"a", {}}, {"a b c d", {}}};
+  const BatchText texts[] = {{"a", {}}, {"a b c d", {}}};
   const auto batch = encode_batch(*t, texts, batch_options(*t));
   EXPECT_THAT(batch[0].encoding.ids, ElementsAre(0, 0, 0, 0, 0, 2, 4, 3));
   EXPECT_THAT(batch[0].encoding.segments, ElementsAre(7, 7, 7, 7, 7, 0, 0, 0));

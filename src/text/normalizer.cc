@@ -53,9 +53,9 @@ class Simple final : public Normalizer {
   void (*apply_)(AlignedText&);
 };
 
-class Strip final : public Normalizer {
+class StripBlanks final : public Normalizer {
  public:
-  Strip(bool left, bool right) : left_(left), right_(right) {}
+  StripBlanks(bool left, bool right) : left_(left), right_(right) {}
   void apply(AlignedText& t) const override {
     std::size_t begin = 0, end = t.text.size();
     while (left_ && begin < end) {
@@ -78,9 +78,9 @@ class Strip final : public Normalizer {
   bool left_, right_;
 };
 
-class Replace final : public Normalizer {
+class ReplaceMatches final : public Normalizer {
  public:
-  Replace(std::shared_ptr<const Pattern> pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  ReplaceMatches(std::shared_ptr<const Pattern> pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
   void apply(AlignedText& t) const override {
     Pattern::Match first{0, 0};
     if (!pattern_->find(t.text, 0, first)) return;
@@ -166,8 +166,8 @@ NormalizerPtr make_normalizer(const Json& json, const std::string& where) {
   }
   if (type == "BertNormalizer") return make_bert_normalizer(part);
   if (type == "Precompiled") return make_charsmap_normalizer(part);
-  if (type == "Strip" || type == "StripNormalizer") return std::make_unique<Strip>(part.flag("strip_left", true), part.flag("strip_right", true));
-  if (type == "Replace") return std::make_unique<Replace>(pattern_of(part), part.text("content"));
+  if (type == "Strip" || type == "StripNormalizer") return std::make_unique<StripBlanks>(part.flag("strip_left", true), part.flag("strip_right", true));
+  if (type == "Replace") return std::make_unique<ReplaceMatches>(pattern_of(part), part.text("content"));
   if (type == "Prepend") return std::make_unique<Affix>(part.text("prepend"), true);
   if (type == "Append") return std::make_unique<Affix>(part.text("append"), false);
   fail("{} is not a known normalizer; known are BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace, Prepend, Append, "
