@@ -160,8 +160,9 @@ TEST(EncoderModel, Int8AnswersAreClose) {
     for (std::size_t i = 0; i < pairs.size(); ++i)
       for (const Label& label : close[i])
         for (const Label& same : exact[i])
-          if (same.name == label.name)
+          if (same.name == label.name) {
             EXPECT_NEAR(label.score, same.score, 0.08) << family;
+          }
     const auto a = make_encoder_model(toy)->embed(texts()), b = make_encoder_model(small)->embed(texts());
     for (std::size_t i = 0; i < a.size(); ++i) {
       double cosine = 0;
