@@ -1,4 +1,4 @@
-// The CPU kernel contract. A kernel is chosen once, when a graph is compiled: for each node the table's candidates are
+// The kernel contract, of the CPU and of devices. A kernel is chosen once, when a graph is compiled: for each node the table's candidates are
 // asked in order and the first that does not refuse prepares itself. Running is one plain function call.
 #pragma once
 
@@ -15,6 +15,8 @@
 
 namespace rhetor {
 
+struct CudaDevice;                           // cuda/cuda.h
+
 // Pointers in operand/result order; an absent operand is null. Buffers are 64-byte aligned, contiguous. An output may be the
 // same buffer as the operand named by Traits.inplace, never partly overlapping anything else.
 struct KernelArgs {
@@ -22,6 +24,7 @@ struct KernelArgs {
   void* const* out;
   void* scratch;
   ThreadPool& pool;
+  void* stream = nullptr;                    // device kernels: the cudaStream_t to enqueue on; pointers are the device's then
 };
 using KernelFn = void (*)(const void* params, const KernelArgs& args);
 
@@ -31,6 +34,7 @@ struct KernelRequest {
   std::vector<Type> in, out;                 // absent operands: bool scalar
   std::vector<const Tensor*> constants;      // per operand: its data if known at compile time (params, constants), else null
   int threads = 1;
+  const CudaDevice* device = nullptr;        // null: the CPU
 };
 
 struct Kernel {
@@ -54,8 +58,10 @@ struct KernelRow {
   std::string_view op;
   std::vector<Candidate> candidates;         // best first; the reference is always the implied last
 };
-// cpu/kernels.cc: the table.
+// cpu/kernels.cc: the table of the CPU's kernels; the devices' is in cuda/cuda.h.
 const std::vector<KernelRow>& kernel_table();
+// One table of several families' rows: rows of one op are joined, the earlier family's candidates first.
+std::vector<KernelRow> join_families(const std::vector<std::vector<KernelRow> (*)()>& families);
 
 struct KernelRefusal {
   std::string candidate, reason;
@@ -68,6 +74,10 @@ struct ChosenKernel {
 // Never fails for a verified graph: the reference kernel takes what nobody else does. `only` (tests, tuning) restricts the choice
 // to the candidate of that name and fails with its reason if it refuses.
 ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only = "");
+
+// The choice in any table: asks the op's candidates in order, or the one called `only`, and prepares the first that accepts. False if none
+// did, with their reasons in chosen.refused; fails where `only` is unknown or refuses.
+bool choose_from(const std::vector<KernelRow>& table, const KernelRequest& request, std::string_view only, ChosenKernel& chosen);
 
 // What the processor has, detected once; RHETOR_ISA=avx2|avx512|avx512_bf16|amx lowers it (tests run each level).
 enum class Isa { avx2, avx512, avx512_bf16, amx };

@@ -1,6 +1,5 @@
 // The table of CPU kernels and the choice among them.
 #include <algorithm>
-#include <map>
 
 #include "base/error.h"
 #include "cpu/families.h"
@@ -10,12 +9,17 @@ namespace {
 
 constexpr std::string_view kReference = "reference";
 
-// Families in order of preference: for an op with candidates in several files, the earlier file is asked first.
-std::vector<KernelRow> joined() {
+// Families in order of preference.
+const std::vector<std::vector<KernelRow> (*)()> kFamilies = {
+    matmul_small_rows, matmul_rows,    matmul_i8_rows, matmul_i4_rows, conv_rows,      pool_rows, quantize_rows_rows,
+    fused_matmul_rows, norm_rows,      pointwise_rows, layout_rows,    reduce_rows,    softmax_rows,
+    attention_rows,    embedding_rows, loss_rows,      random_rows,    float8_rows,    optimizer_rows};
+
+}  // namespace
+
+std::vector<KernelRow> join_families(const std::vector<std::vector<KernelRow> (*)()>& families) {
   std::vector<KernelRow> table;
-  for (auto* family : {matmul_small_rows, matmul_rows, matmul_i8_rows, matmul_i4_rows, conv_rows, pool_rows, quantize_rows_rows, fused_matmul_rows,
-                       norm_rows, pointwise_rows, layout_rows, reduce_rows, softmax_rows, attention_rows, embedding_rows, loss_rows,
-                       random_rows, float8_rows, optimizer_rows}) {
+  for (auto* family : families) {
     for (KernelRow& row : family()) {
       const auto same = std::find_if(table.begin(), table.end(), [&](const KernelRow& r) { return r.op == row.op; });
       if (same == table.end()) {
@@ -25,32 +29,20 @@ std::vector<KernelRow> joined() {
       }
     }
   }
+  std::sort(table.begin(), table.end(), [](const KernelRow& a, const KernelRow& b) { return a.op < b.op; });
   return table;
 }
-
-const KernelRow* find_row(std::string_view op) {
-  static const std::map<std::string_view, const KernelRow*> by_op = [] {
-    std::map<std::string_view, const KernelRow*> out;
-    for (const KernelRow& row : kernel_table()) out[row.op] = &row;
-    return out;
-  }();
-  const auto found = by_op.find(op);
-  return found == by_op.end() ? nullptr : found->second;
-}
-
-}  // namespace
 
 const std::vector<KernelRow>& kernel_table() {
-  static const std::vector<KernelRow> table = joined();
+  static const std::vector<KernelRow> table = join_families(kFamilies);
   return table;
 }
 
-ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only) {
-  check(request.threads >= 1, "a kernel is prepared for at least one thread");
-  cpu_isa();  // settles the limits of Highway and oneDNN before either is asked
-  ChosenKernel chosen;
-  bool known = only.empty() || only == kReference;
-  if (const KernelRow* row = find_row(request.node.op->name)) {
+bool choose_from(const std::vector<KernelRow>& table, const KernelRequest& request, std::string_view only, ChosenKernel& chosen) {
+  const auto row = std::lower_bound(table.begin(), table.end(), request.node.op->name,
+                                    [](const KernelRow& r, std::string_view op) { return r.op < op; });
+  bool known = only.empty();
+  if (row != table.end() && row->op == request.node.op->name) {
     for (const Candidate& candidate : row->candidates) {
       if (!only.empty() && candidate.name != only) continue;
       known = true;
@@ -62,10 +54,18 @@ ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only) 
       chosen.name = candidate.name;
       chosen.kernel = candidate.prepare(request);
       chosen.kernel.absorbed.resize(request.in.size(), false);
-      return chosen;
+      return true;
     }
   }
   if (!known) fail("there is no kernel '{}' for the op {}", only, request.node.op->name);
+  return false;
+}
+
+ChosenKernel choose_kernel(const KernelRequest& request, std::string_view only) {
+  check(request.threads >= 1, "a kernel is prepared for at least one thread");
+  cpu_isa();  // settles the limits of Highway and oneDNN before either is asked
+  ChosenKernel chosen;
+  if (only != kReference && choose_from(kernel_table(), request, only, chosen)) return chosen;
   chosen.name = kReference;
   chosen.kernel = reference_kernel(request);
   chosen.kernel.absorbed.resize(request.in.size(), false);

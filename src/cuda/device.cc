@@ -1,0 +1,187 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "base/error.h"
+#include "cuda/cuda.h"
+
+namespace rhetor {
+namespace gpu {
+
+void require(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  const bool memory = status == cudaErrorMemoryAllocation;
+  throw Error(memory ? ErrorKind::resource : ErrorKind::unsupported, fmt::format("CUDA: {} failed: {}", call, cudaGetErrorString(status)));
+}
+
+}  // namespace gpu
+
+using gpu::require;
+
+namespace {
+
+struct Found {
+  std::string absence;
+  std::vector<CudaDevice> devices;
+};
+
+CudaDevice describe(int index) {
+  cudaDeviceProp p;
+  require(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
+  return {.index = index, .name = p.name, .compute = p.major * 10 + p.minor, .processors = p.multiProcessorCount,
+          .memory = p.totalGlobalMem, .l2_bytes = p.l2CacheSize, .shared_bytes = static_cast<int>(p.sharedMemPerBlockOptin)};
+}
+
+std::string version(int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); }
+
+Found look() {
+  Found found;
+  int driver = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver && driver == 0) {
+    found.absence = "this machine has no NVIDIA driver (libcuda.so.1 was not found)";
+  } else if (status == cudaErrorInsufficientDriver) {
+    found.absence = fmt::format("the NVIDIA driver is for CUDA {}, but this program was built with CUDA {}: update the driver",
+                                version(driver), version(CUDART_VERSION));
+  } else if (status != cudaSuccess) {
+    found.absence = fmt::format("this machine has no usable NVIDIA GPU ({})", cudaGetErrorString(status));
+  } else if (count == 0) {
+    found.absence = "this machine has no NVIDIA GPU";
+  }
+  cudaGetLastError();
+  if (found.absence.empty())
+    for (int i = 0; i < count; ++i) found.devices.push_back(describe(i));
+  return found;
+}
+
+const Found& found() {
+  static const Found once = look();
+  return once;
+}
+
+void use(const CudaDevice& device) { require(cudaSetDevice(device.index), "cudaSetDevice"); }
+
+}  // namespace
+
+std::string cuda_absence() { return found().absence; }
+const std::vector<CudaDevice>& cuda_devices() { return found().devices; }
+
+std::string cuda_description(const CudaDevice& device) {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  return fmt::format("{}, {} processors, sm_{}, driver {}", device.name, device.processors, device.compute, version(driver));
+}
+
+std::shared_ptr<void> cuda_allocate(const CudaDevice& device, CudaMemory kind, std::uint64_t bytes) {
+  use(device);
+  void* address = nullptr;
+  const std::size_t size = std::max<std::uint64_t>(bytes, 256);
+  cudaError_t status = cudaSuccess;
+  switch (kind) {
+    case CudaMemory::device: status = cudaMalloc(&address, size); break;
+    case CudaMemory::pinned: status = cudaMallocHost(&address, size); break;
+    case CudaMemory::managed: status = cudaMallocManaged(&address, size); break;
+  }
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error(ErrorKind::resource, fmt::format("{} has too little memory: {} bytes were asked for and {} of {} are free", device.name,
+                                                 size, cuda_free_bytes(device), device.memory));
+  }
+  require(status, "memory allocation");
+  if (kind == CudaMemory::managed) {
+    const cudaMemLocation here{cudaMemLocationTypeDevice, device.index};
+    cudaMemAdvise(address, size, cudaMemAdviseSetPreferredLocation, here);
+    cudaGetLastError();   // advice only
+  }
+  // At exit the driver may be gone before the last owner: what it says then is of no interest.
+  if (kind == CudaMemory::pinned) return {address, [](void* p) { cudaFreeHost(p); }};
+  return {address, [](void* p) { cudaFree(p); }};
+}
+
+bool cuda_is(CudaMemory kind, const void* address) {
+  if (!address || !found().absence.empty()) return false;
+  cudaPointerAttributes a{};
+  if (cudaPointerGetAttributes(&a, address) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  switch (kind) {
+    case CudaMemory::device: return a.type == cudaMemoryTypeDevice;
+    case CudaMemory::pinned: return a.type == cudaMemoryTypeHost;
+    case CudaMemory::managed: return a.type == cudaMemoryTypeManaged;
+  }
+  return false;
+}
+
+void cuda_copy(void* to, const void* from, std::uint64_t bytes) {
+  if (bytes) require(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+}
+
+std::uint64_t cuda_free_bytes(const CudaDevice& device) {
+  use(device);
+  std::size_t free = 0, total = 0;
+  require(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
+
+// ---- streams -------------------------------------------------------------------------------------
+CudaStream::CudaStream(const CudaDevice& device) : device_(device) {
+  use(device);
+  cudaStream_t made = nullptr;
+  require(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreate");
+  handle_ = made;
+}
+
+CudaStream::~CudaStream() {
+  for (void* mark : marks_) cudaEventDestroy(static_cast<cudaEvent_t>(mark));
+  cudaStreamDestroy(static_cast<cudaStream_t>(handle_));
+}
+
+void CudaStream::activate() const { use(device_); }
+
+void CudaStream::copy(void* to, const void* from, std::uint64_t bytes) {
+  if (bytes) require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(handle_)), "cudaMemcpyAsync");
+}
+void CudaStream::fill(void* to, int byte, std::uint64_t bytes) {
+  if (bytes) require(cudaMemsetAsync(to, byte, bytes, static_cast<cudaStream_t>(handle_)), "cudaMemsetAsync");
+}
+void CudaStream::synchronize() { require(cudaStreamSynchronize(static_cast<cudaStream_t>(handle_)), "a kernel"); }
+
+void CudaStream::begin_recording() {
+  require(cudaStreamBeginCapture(static_cast<cudaStream_t>(handle_), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+}
+
+std::shared_ptr<void> CudaStream::end_recording() {
+  cudaGraph_t graph = nullptr;
+  require(cudaStreamEndCapture(static_cast<cudaStream_t>(handle_), &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  require(status, "cudaGraphInstantiate");
+  return {exec, [](void* p) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(p)); }};
+}
+
+void CudaStream::run(void* recording) {
+  require(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recording), static_cast<cudaStream_t>(handle_)), "cudaGraphLaunch");
+}
+
+void CudaStream::make_marks(int count) {
+  while (static_cast<int>(marks_.size()) < count) {
+    cudaEvent_t event = nullptr;
+    require(cudaEventCreate(&event), "cudaEventCreate");
+    marks_.push_back(event);
+  }
+}
+void CudaStream::mark(int i) {
+  require(cudaEventRecord(static_cast<cudaEvent_t>(marks_[static_cast<std::size_t>(i)]), static_cast<cudaStream_t>(handle_)), "cudaEventRecord");
+}
+double CudaStream::seconds(int from, int to) {
+  float ms = 0;
+  require(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(marks_[static_cast<std::size_t>(from)]),
+                               static_cast<cudaEvent_t>(marks_[static_cast<std::size_t>(to)])), "cudaEventElapsedTime");
+  return ms / 1000.0;
+}
+
+}  // namespace rhetor
