@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -230,6 +231,14 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
   AtomicFile file(path);
   file.write(content);
   file.commit();
+}
+
+std::filesystem::path cache_folder() {
+  const auto of = [](const char* name) { const char* value = std::getenv(name); return std::string(value ? value : ""); };
+  if (const std::string own = of("RHETOR_CACHE"); !own.empty()) return own;
+  if (const std::string shared = of("XDG_CACHE_HOME"); !shared.empty()) return std::filesystem::path(shared) / "rhetor";
+  if (const std::string home = of("HOME"); !home.empty()) return std::filesystem::path(home) / ".cache" / "rhetor";
+  return {};
 }
 
 std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed) {

@@ -61,6 +61,10 @@ void remove_stale_temporaries(const std::filesystem::path& folder);
 // Makes renames inside `folder` survive a power cut.
 void flush_folder(const std::filesystem::path& folder);
 
+// Where what can be made again is kept between runs: $RHETOR_CACHE, $XDG_CACHE_HOME/rhetor or ~/.cache/rhetor; "" if none is set. It may
+// not exist yet.
+std::filesystem::path cache_folder();
+
 // A lock (flock) on a folder for as long as this lives; the kernel releases it when the process ends, however it ends.
 class FolderGuard {
  public:

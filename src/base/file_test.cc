@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <functional>
 #include <iterator>
 #include <string>
@@ -162,6 +163,19 @@ TEST(File, HashIsStable) {
   EXPECT_EQ(hash64(""), 0x2d06800538d394c2ull);  // XXH3-64 of nothing, seed 0
   EXPECT_NE(hash64("a"), hash64("b"));
   EXPECT_NE(hash64("a", 1), hash64("a", 2));
+}
+
+TEST(File, TheCacheFolderIsWhereTheEnvironmentSays) {
+  const auto before = [](const char* name) { const char* value = std::getenv(name); return std::string(value ? value : ""); };
+  const std::string own = before("RHETOR_CACHE"), shared = before("XDG_CACHE_HOME");
+  setenv("XDG_CACHE_HOME", "/b", 1);
+  setenv("RHETOR_CACHE", "/a", 1);
+  EXPECT_EQ(cache_folder(), "/a");
+  unsetenv("RHETOR_CACHE");
+  EXPECT_EQ(cache_folder(), "/b/rhetor");
+  if (!own.empty()) setenv("RHETOR_CACHE", own.c_str(), 1);
+  if (shared.empty()) unsetenv("XDG_CACHE_HOME");
+  else setenv("XDG_CACHE_HOME", shared.c_str(), 1);
 }
 
 }  // namespace

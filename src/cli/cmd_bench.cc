@@ -1,9 +1,9 @@
 // rhetor bench ops|model|train|generate.
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "measure/bench.h"
 #include "runtime/tune.h"
 
@@ -12,7 +12,7 @@ namespace rhetor {
 int cmd_bench(int argc, const char* const* argv) {
   std::string what, json;
   BenchOptions options;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   bool tune = false, no_tune = false;
   Args args("bench", "Measures. Every row carries its floor: the time that operations and bytes alone would take on this machine.",
             "  rhetor bench ops --filter matmul\n"
@@ -21,29 +21,30 @@ int cmd_bench(int argc, const char* const* argv) {
             "  rhetor bench generate --model gpt2-124m --dtype int8 --prompt 128 --tokens 64");
   args.positional("what", what, "ops, model, train or generate")
       .option("--model", options.model, "preset (random weights) or model folder")
-      .choice("--device", options.device, "where to run", {"cpu"})
-      .choice("--dtype", options.dtype, "precision of contractions; int4: weights in 4 bits, arithmetic in 8", {"f32", "bf16", "int8", "int4"})
+      .choice("--dtype", options.dtype, "precision of contractions; int4: weights in 4 bits, arithmetic in 8", {"f32", "bf16", "f16", "fp8", "int8", "int4"})
       .option("--seq", options.seq, "tokens a sequence", 1, 1 << 20)
       .option("--batch", options.batch, "sequences", 1, 1 << 16)
       .option("--prompt", options.prompt, "generate: prompt tokens", 1, 1 << 20)
       .option("--tokens", options.tokens, "generate: new tokens", 1, 1 << 20)
       .option("--filter", options.filter, "ops: only names that contain this")
       .option("--seconds", options.seconds, "measuring time a row", 0.01, 3600.0)
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .flag("--tune", tune, "measure the ways to run each contraction on this machine and keep the fastest (once; results do not change)")
       .flag("--no-tune", no_tune, "take nothing from the tuning cache")
+      .flag("--profile", options.profile, "model, train, generate: a table of the time each kernel takes")
       .option("--json", json, "write the result to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   set_tuning_flags(tune, no_tune);
-  options.threads = static_cast<int>(threads);
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  options.threads = machine.threads();
+  options.device = machine.device();
+  machine.apply();
   BenchResult result;
   if (what == "ops") result = bench_ops(options);
   else if (what == "model") result = bench_model(options);
   else if (what == "train") result = bench_train(options);
   else if (what == "generate") result = bench_generate(options);
   else fail("rhetor bench {}: unknown; measure ops, model, train or generate", what);
-  fmt::print("{}", to_table(result));
+  fmt::print("{}{}", to_table(result), result.profile);
   if (!json.empty()) write_file_atomic(json, to_json(result));
   return 0;
 }

@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "data/corpus.h"
 #include "generate/encoder_model.h"
 #include "text/utf8.h"
@@ -45,7 +45,7 @@ std::string one_line(std::string text, std::size_t longest) {
 int cmd_ask(int argc, const char* const* argv) {
   std::string path, passage_file, passage, question, json;
   AskOptions ask;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   bool always = false;
   Args args("ask", "Finds the answer to a question in a passage, with a model fine-tuned for it (task = \"span\").",
             "  rhetor ask --model runs/bert-qa --passage chapter.txt \"Who keeps the lighthouse?\"");
@@ -58,12 +58,12 @@ int cmd_ask(int argc, const char* const* argv) {
       .option("--max-answer", ask.max_answer_tokens, "longest answer in tokens", 1, 1 << 20)
       .option("--threshold", ask.no_answer_threshold, "\"no answer\" if its score is better by more than this", -1e9, 1e9)
       .flag("--always", always, "answer even if the passage seems to hold none")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write the answers to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (path.empty()) fail("rhetor ask needs a model: --model FOLDER");
   if (passage_file.empty() == passage.empty()) fail("rhetor ask needs one passage: --passage FILE or --text \"...\"");
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   if (!passage_file.empty()) passage = read_unpacked(passage_file, kMostBytes);
   ask.allow_no_answer = !always;
   const auto answers = open_encoder_model(path)->answer(question, passage, ask);
@@ -81,19 +81,19 @@ int cmd_ask(int argc, const char* const* argv) {
 int cmd_embed(int argc, const char* const* argv) {
   std::string path, file, output;
   std::vector<std::string> texts;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   Args args("embed", "Turns texts into vectors of length 1, one JSON line each: {\"text\", \"embedding\"}.",
             "  rhetor embed --model runs/bert \"a text\" \"another\"\n  rhetor embed --model runs/bert --file lines.txt -o "
             "vectors.jsonl");
   args.positionals("text", texts, "texts", false)
       .option("--model", path, "model folder")
       .option("--file", file, "a text a line, plain or compressed")
-      .option("-o,--output", output, "write to this file instead of standard output")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024);
+      .option("-o,--output", output, "write to this file instead of standard output");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (path.empty()) fail("rhetor embed needs a model: --model FOLDER");
   if (texts.empty() == file.empty()) fail("rhetor embed needs texts: on the command line, or --file FILE with one a line");
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   if (!file.empty()) texts = read_lines(file);
   const EncoderModelPtr model = open_encoder_model(path);
   std::string out;
@@ -113,7 +113,8 @@ int cmd_embed(int argc, const char* const* argv) {
 int cmd_rank(int argc, const char* const* argv) {
   std::string path, query, file, json;
   std::vector<std::string> documents;
-  std::int64_t top = 10, threads = 0;
+  std::int64_t top = 10;
+  MachineArgs machine;
   Args args("rank", "Orders documents by how well they answer a query, best first.",
             "  rhetor rank --model runs/bert-rank \"who keeps the lighthouse?\" passages.txt\n"
             "  rhetor rank --model runs/bert \"sea\" \"a ship on the water\" \"a lamp in the window\"");
@@ -121,11 +122,11 @@ int cmd_rank(int argc, const char* const* argv) {
       .positionals("documents", documents, "texts, or one file with a document a line")
       .option("--model", path, "model folder")
       .option("--top", top, "documents to show, 0 = all", 0, std::int64_t{1} << 40)
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write all scores to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (path.empty()) fail("rhetor rank needs a model: --model FOLDER");
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   std::error_code ignored;
   if (documents.size() == 1 && std::filesystem::is_regular_file(documents[0], ignored)) documents = read_lines(documents[0]);
   const auto scores = open_encoder_model(path)->rank(query, documents);

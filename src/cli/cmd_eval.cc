@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "eval/choice.h"
 #include "eval/fields.h"
 #include "eval/labels.h"
@@ -28,7 +28,8 @@ struct EvalArgs {
   std::string model, model_option, task = "perplexity", data, json, predictions, score, no_answer, shots_from, documents,
                                    judgements;
   ExampleFields fields;
-  std::int64_t limit = 0, max_tokens = 0, threads = 0, shots = 0, slots = 8, stride = 128, max_answer = 30;
+  MachineArgs machine;
+  std::int64_t limit = 0, max_tokens = 0, shots = 0, slots = 8, stride = 128, max_answer = 30;
   double threshold = 0;
   bool quiet = false;
 };
@@ -198,15 +199,15 @@ int cmd_eval(int argc, const char* const* argv) {
       .option("--judgements", a.judgements, "ranking: JSON list of which document is relevant to which query")
       .option("--max-tokens", a.max_tokens, "perplexity: stop after this many tokens, 0 = all", 0, std::int64_t{1} << 40)
       .option("--slots", a.slots, "choice, lastword: sequences scored together", 1, 32)
-      .option("--threads", a.threads, "CPU threads, 0 = all cores", 0, 1024)
       .flag("--quiet", a.quiet, "no progress lines");
+  a.machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (a.model.empty()) a.model = a.model_option;
   if (a.data.empty()) fail("rhetor eval --task {} needs data: give it with --data FILE", a.task);
   if (!a.score.empty() && a.task != "squad") fail("--score is for --task squad; the task is {}", a.task);
   if (a.model.empty() && a.score.empty())
     fail("rhetor eval needs a model: rhetor eval FOLDER --task {} --data {}", a.task, a.data);
-  if (a.threads > 0) set_default_threads(static_cast<int>(a.threads));
+  a.machine.apply();
   const auto start = Clock::now();
   const EvalReport report = run_task(a);
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();

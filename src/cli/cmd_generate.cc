@@ -6,9 +6,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "cli/output.h"
 #include "cli/sampling_args.h"
 #include "generate/chat_window.h"
@@ -80,7 +80,7 @@ void print_logprobs(const Tokenizer& tokenizer, const Generation& answer) {
 int cmd_generate(int argc, const char* const* argv) {
   std::string path, prompt, json;
   SamplingArgs sampling_args;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   bool chat = false, quiet = false;
   Args args("generate", "Continues a prompt, streaming. MODEL is a model folder or a plan file.",
             "  rhetor generate runs/quickstart \"The harbour\"\n"
@@ -91,10 +91,10 @@ int cmd_generate(int argc, const char* const* argv) {
   sampling_args.add_answers_to(args);
   args.flag("--chat", chat, "treat the prompt as a user's message, in the model's own chat template")
       .flag("--quiet", quiet, "print the continuation only")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write text and timings to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   const Sampling asked = sampling_args.get();
   if (is_text_to_text(path)) {
     fmt::print("{}\n", TextToText(load_model(path)).answer(prompt, asked.max_tokens));

@@ -3,9 +3,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "cli/output.h"
 #include "compress/compress.h"
 #include "generate/generator.h"
@@ -65,6 +65,7 @@ int cmd_compile(int argc, const char* const* argv) {
   std::string path, output;
   std::int64_t batch = 4;
   bool tune = false, no_tune = false;
+  MachineArgs machine;
   Args args("compile", "Compiles a model folder into one plan file that starts fast.",
             "  rhetor compile runs/quickstart/int8 -o runs/quickstart/model.plan");
   args.positional("model", path, "model folder")
@@ -72,7 +73,9 @@ int cmd_compile(int argc, const char* const* argv) {
       .option("--max-batch", batch, "largest number of sequences decoded together", 1, 256)
       .flag("--tune", tune, "measure the ways to run each contraction on this machine and keep the fastest (once; results do not change)")
       .flag("--no-tune", no_tune, "take nothing from the tuning cache");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
+  machine.apply();
   set_tuning_flags(tune, no_tune);
   if (output.empty()) fail("rhetor compile needs a plan file to write: -o FILE.plan");
   std::vector<std::int64_t> batches;
@@ -86,6 +89,7 @@ int cmd_explain(int argc, const char* const* argv) {
   std::string path, html, dump, dtype = "f32";
   std::int64_t seq = 16, batch = 1;
   std::vector<std::string> off;
+  MachineArgs machine;
   Args args("explain", "Shows the graph before and after the passes, the kernels chosen and refused and why, and the memory map.",
             "  rhetor explain runs/quickstart\n"
             "  rhetor explain bert-base --html bert.html --off fuse\n"
@@ -97,7 +101,9 @@ int cmd_explain(int argc, const char* const* argv) {
       .option("--off", off, "switch a pass off (repeatable)")
       .option("--dump-passes", dump, "write the graph after each pass into this folder")
       .option("--html", html, "write the report, with pictures, to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
+  machine.apply();
   ExplainOptions options;
   options.batch = batch;
   options.seq = seq;

@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "cli/output.h"
 #include "cli/quickstart_report.h"
 #include "cpu/kernel.h"
@@ -172,7 +172,7 @@ int cmd_quickstart(int argc, const char* const* argv) {
   std::string runs = "runs", report = "report.html", json;
   double minutes = 2.2;
   bool fresh = false;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   Args args(
       "quickstart",
       "Trains a tokenizer and a small GPT on a text, quantises it to int8, compiles it to a plan file, answers a few prompts\n"
@@ -183,10 +183,10 @@ int cmd_quickstart(int argc, const char* const* argv) {
       .option("--runs", runs, "folder for the results")
       .option("--report", report, "report to write")
       .flag("--fresh", fresh, "train anew")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--json", json, "write the numbers to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   const auto start = Clock::now();
 
   const Source source = source_of(texts);

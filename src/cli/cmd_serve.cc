@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "cli/output.h"
 #include "serve/server.h"
 
@@ -84,7 +84,8 @@ int cmd_serve(int argc, const char* const* argv) {
   std::vector<std::string> paths, names;
   std::string key_file, log = "off";
   ServerOptions options;
-  std::int64_t port = options.port, slots = options.slots, queue = options.max_queue, threads = 0,
+  MachineArgs machine;
+  std::int64_t port = options.port, slots = options.slots, queue = options.max_queue,
                connections = options.max_connections;
   std::int64_t body = static_cast<std::int64_t>(options.max_body_bytes);
   Args args("serve",
@@ -115,13 +116,13 @@ int cmd_serve(int argc, const char* const* argv) {
               fmt::format("file of API keys, one \"KEY\" or \"NAME KEY\" a line; also {}=KEY,KEY", kKeyVariable))
       .option("--cors", options.cors_origins, "origin whose pages may use this service, * = any; may be given several times")
       .choice("--log", log, "one line a request on standard error", {"off", "text", "json"})
-      .option("--log-file", options.log_file, "write those lines to this file instead")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024);
+      .option("--log-file", options.log_file, "write those lines to this file instead");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
   if (!names.empty() && names.size() != paths.size())
     fail("--name was given {} times for {} models; give it once a model, in their order, or not at all", names.size(),
          paths.size());
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   options.port = static_cast<std::uint16_t>(port);
   options.slots = static_cast<int>(slots);
   options.max_queue = static_cast<int>(queue);

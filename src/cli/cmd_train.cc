@@ -1,8 +1,8 @@
 // rhetor train, rhetor recipe.
 #include "base/error.h"
-#include "base/thread_pool.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/machine_args.h"
 #include "cli/output.h"
 #include "train/recipe_reference.h"
 #include "train/trainer.h"
@@ -12,7 +12,7 @@ namespace rhetor {
 int cmd_train(int argc, const char* const* argv) {
   std::string recipe_file, json, record;
   std::vector<std::string> overrides;
-  std::int64_t threads = 0;
+  MachineArgs machine;
   TrainOptions options;
   Args args("train", "Trains the model a recipe describes, or continues it from its newest checkpoint, bit for bit.",
             "  rhetor train recipes/gpt-small.toml\n"
@@ -22,11 +22,11 @@ int cmd_train(int argc, const char* const* argv) {
       .option("--set", overrides, "override a key: section.key=value (repeatable)")
       .flag("--fresh", options.fresh, "start anew, ignoring checkpoints")
       .flag("--quiet", options.quiet, "no progress line")
-      .option("--threads", threads, "CPU threads, 0 = all cores", 0, 1024)
       .option("--record", record, "write the first weights and every batch to this folder, to compare a run with another program's")
       .option("--json", json, "write the result to this file");
+  machine.add_to(args);
   if (!args.parse(argc, argv)) return 0;
-  if (threads > 0) set_default_threads(static_cast<int>(threads));
+  machine.apply();
   const Recipe recipe = Recipe::load(recipe_file, overrides);
   options.record = record;
   const TrainResult result = train(recipe, options);

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "base/rng.h"
 #include "cpu/kernel.h"
 #include "graph/interpreter.h"
@@ -65,8 +67,8 @@ struct Prepared {
     oracle = evaluate(graph, inputs, RefPrecision::f64).outputs;
     naive = evaluate(graph, inputs, RefPrecision::declared).outputs;
   }
-  KernelRequest request(bool constants, int threads) const {
-    KernelRequest r{.graph = graph, .node = node, .in = types, .out = node.outputs, .constants = {}, .threads = threads};
+  KernelRequest request(bool constants, int threads, const CudaDevice* device = nullptr) const {
+    KernelRequest r{.graph = graph, .node = node, .in = types, .out = node.outputs, .constants = {}, .threads = threads, .device = device};
     for (const Tensor& t : operands) r.constants.push_back(constants && t.defined() ? &t : nullptr);
     return r;
   }
@@ -87,6 +89,18 @@ struct Prepared {
     }
   }
 };
+
+// "" if `got` is result k of the node within its tolerance, else the difference.
+inline std::string wrong_result(const Prepared& p, std::size_t k, const Tensor& got) {
+  const Type& type = p.node.outputs[k];
+  const Tensor &exact = p.oracle.at(std::to_string(k)), &naive = p.naive.at(std::to_string(k));
+  // An int8 code may round to its neighbour, as in the naive evaluation; other integers are exact.
+  const double derived = is_float(type.dtype) ? derived_tolerance(naive, exact, type.dtype) : type.dtype == DType::i8 ? 1 : 0;
+  const double allowed = k < p.allowed.size() ? std::max(derived, p.allowed[k]) : derived;
+  const Comparison difference = compare(got, exact);
+  if (difference.within(allowed)) return "";
+  return fmt::format("result {} ({}), allowed {:.3g}: {}", k, type.str(), allowed, difference.str());
+}
 
 inline void run_and_compare(const Prepared& p, const Kernel& kernel, int threads, bool in_place) {
   std::vector<Buffer> in, out;
@@ -121,13 +135,7 @@ inline void run_and_compare(const Prepared& p, const Kernel& kernel, int threads
     EXPECT_TRUE(out[k].intact()) << "wrote past result " << k;
     Tensor got = Tensor::uninitialized(type);
     std::memcpy(got.raw(), out_pointers[k], type.bytes());
-    const Tensor &exact = p.oracle.at(std::to_string(k)), &naive = p.naive.at(std::to_string(k));
-    // An int8 code may round to its neighbour, as in the naive evaluation; other integers are exact.
-    const double derived = is_float(type.dtype) ? derived_tolerance(naive, exact, type.dtype) : type.dtype == DType::i8 ? 1 : 0;
-    const double allowed = k < p.allowed.size() ? std::max(derived, p.allowed[k]) : derived;
-    const Comparison difference = compare(got, exact);
-    EXPECT_TRUE(difference.within(allowed)) << "result " << k << " (" << type.str() << "), allowed " << allowed << ": "
-                                            << difference.str();
+    EXPECT_EQ(wrong_result(p, k, got), "");
   }
 }
 

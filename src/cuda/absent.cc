@@ -16,8 +16,8 @@ const std::vector<CudaDevice>& cuda_devices() {
 }
 std::string cuda_description(const CudaDevice&) { absent(); }
 std::shared_ptr<void> cuda_allocate(const CudaDevice&, CudaMemory, std::uint64_t) { absent(); }
-bool cuda_is(CudaMemory, const void*) { return false; }
 void cuda_copy(void*, const void*, std::uint64_t) { absent(); }
+void cuda_zero(const CudaDevice&, void*, std::uint64_t) { absent(); }
 std::uint64_t cuda_free_bytes(const CudaDevice&) { absent(); }
 
 CudaStream::CudaStream(const CudaDevice& device) : device_(device) { absent(); }

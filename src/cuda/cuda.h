@@ -31,6 +31,9 @@ std::string cuda_absence();
 const std::vector<CudaDevice>& cuda_devices();
 // The device of "cuda" (the first) or "cuda:N"; null for "cpu". Fails for others, and naming the reason where there is none.
 const CudaDevice* find_device(std::string_view name);
+// The device that compile() uses where its options name none; null, the CPU, until set. Set it before the first compilation.
+const CudaDevice* default_device();
+void set_default_device(std::string_view name);
 // "NVIDIA H200, 132 processors, sm_90, driver 13.0"
 std::string cuda_description(const CudaDevice& device);
 
@@ -38,14 +41,12 @@ std::string cuda_description(const CudaDevice& device);
 enum class CudaMemory {
   device,   // only kernels may touch it
   pinned,   // host memory that copies asynchronously
-  managed,  // both may touch it, one at a time; moves to who does
 };
 // At least 256-byte aligned, not initialised; freed with the last owner.
 std::shared_ptr<void> cuda_allocate(const CudaDevice& device, CudaMemory kind, std::uint64_t bytes);
-// Is this address such memory (pinned counts only where `kind` says so)?
-bool cuda_is(CudaMemory kind, const void* address);
-// Copies and waits.
+// Copies between any two places, and waits.
 void cuda_copy(void* to, const void* from, std::uint64_t bytes);
+void cuda_zero(const CudaDevice& device, void* to, std::uint64_t bytes);
 std::uint64_t cuda_free_bytes(const CudaDevice& device);
 
 // ---- order of work -------------------------------------------------------------------------------

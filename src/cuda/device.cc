@@ -82,7 +82,6 @@ std::shared_ptr<void> cuda_allocate(const CudaDevice& device, CudaMemory kind, s
   switch (kind) {
     case CudaMemory::device: status = cudaMalloc(&address, size); break;
     case CudaMemory::pinned: status = cudaMallocHost(&address, size); break;
-    case CudaMemory::managed: status = cudaMallocManaged(&address, size); break;
   }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
@@ -90,33 +89,19 @@ std::shared_ptr<void> cuda_allocate(const CudaDevice& device, CudaMemory kind, s
                                                  size, cuda_free_bytes(device), device.memory));
   }
   require(status, "memory allocation");
-  if (kind == CudaMemory::managed) {
-    const cudaMemLocation here{cudaMemLocationTypeDevice, device.index};
-    cudaMemAdvise(address, size, cudaMemAdviseSetPreferredLocation, here);
-    cudaGetLastError();   // advice only
-  }
   // At exit the driver may be gone before the last owner: what it says then is of no interest.
   if (kind == CudaMemory::pinned) return {address, [](void* p) { cudaFreeHost(p); }};
   return {address, [](void* p) { cudaFree(p); }};
 }
 
-bool cuda_is(CudaMemory kind, const void* address) {
-  if (!address || !found().absence.empty()) return false;
-  cudaPointerAttributes a{};
-  if (cudaPointerGetAttributes(&a, address) != cudaSuccess) {
-    cudaGetLastError();
-    return false;
-  }
-  switch (kind) {
-    case CudaMemory::device: return a.type == cudaMemoryTypeDevice;
-    case CudaMemory::pinned: return a.type == cudaMemoryTypeHost;
-    case CudaMemory::managed: return a.type == cudaMemoryTypeManaged;
-  }
-  return false;
-}
-
 void cuda_copy(void* to, const void* from, std::uint64_t bytes) {
   if (bytes) require(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+}
+
+void cuda_zero(const CudaDevice& device, void* to, std::uint64_t bytes) {
+  use(device);
+  if (bytes) require(cudaMemset(to, 0, bytes), "cudaMemset");
+  require(cudaDeviceSynchronize(), "cudaMemset");   // it is asynchronous, and streams here do not wait for it
 }
 
 std::uint64_t cuda_free_bytes(const CudaDevice& device) {

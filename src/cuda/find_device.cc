@@ -6,6 +6,13 @@
 
 namespace rhetor {
 
+namespace {
+const CudaDevice* chosen = nullptr;
+}  // namespace
+
+const CudaDevice* default_device() { return chosen; }
+void set_default_device(std::string_view name) { chosen = find_device(name); }
+
 const CudaDevice* find_device(std::string_view name) {
   if (name.empty() || name == "cpu") return nullptr;
   int index = 0;

@@ -1,7 +1,6 @@
 #include "generate/cache_rows.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -13,12 +12,13 @@ namespace {
 constexpr std::int64_t kPrefillChunk = 256;
 
 // The first `positions` of row `from_row` into row `to_row`; both caches are [rows,capacity,G,D].
-void copy_positions(const Tensor& from, std::int64_t from_row, Tensor& to, std::int64_t to_row, std::int64_t positions) {
-  const std::size_t row = from.bytes() / static_cast<std::size_t>(from.shape()[0]);
-  const std::size_t position = row / static_cast<std::size_t>(from.shape()[1]);
-  std::memcpy(static_cast<char*>(to.raw()) + static_cast<std::size_t>(to_row) * row,
-              static_cast<const char*>(from.raw()) + static_cast<std::size_t>(from_row) * row,
-              position * static_cast<std::size_t>(positions));
+void copy_positions(const StateStore& from, const std::string& name, std::int64_t from_row, StateStore& to, std::int64_t to_row,
+                    std::int64_t positions) {
+  const Type& type = from.type(name);
+  const std::uint64_t row = type.bytes() / static_cast<std::uint64_t>(type.shape[0]);
+  const std::uint64_t position = row / static_cast<std::uint64_t>(type.shape[1]);
+  StateStore::copy(from, name, static_cast<std::uint64_t>(from_row) * row, to, name, static_cast<std::uint64_t>(to_row) * row,
+                   position * static_cast<std::uint64_t>(positions));
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ Session& CacheRows::decode_session(std::int64_t batch) {
   }
   decode_session(slots_);  // it makes the caches
   auto first_rows = std::make_shared<StateStore>();
-  for (const auto& [name, whole] : slot_states_->all()) first_rows->set(name, whole.rows(0, batch));
+  for (const std::string& name : slot_states_->names()) first_rows->share_rows(name, *slot_states_, 0, batch);
   session = std::make_unique<Session>(model_.cached(batch, 1), std::move(first_rows));
   return *session;
 }
@@ -89,20 +89,18 @@ bool CacheRows::prefill(const std::vector<TokenId>& prompt) {
   return true;
 }
 
-// Slots get their caches with the first sequence, not with the first decode step.
-Tensor& CacheRows::slot_state(const std::string& name, const Tensor& row) {
-  Type type = row.type();
-  type.shape.set_dim(0, Dim{slots_, type.shape.dim(0).name});
-  return slot_states_->get(name, type);
-}
-
 void CacheRows::place(std::int64_t slot) {
   if (slots_ == 1) return;
-  for (const auto& [name, row] : row_states_->all()) copy_positions(row, 0, slot_state(name, row), slot, read_);
+  for (const std::string& name : row_states_->names()) {
+    Type type = row_states_->type(name);   // slots get their caches with the first sequence, not with the first decode step
+    type.shape.set_dim(0, Dim{slots_, type.shape.dim(0).name});
+    slot_states_->declare(name, type);
+    copy_positions(*row_states_, name, 0, *slot_states_, slot, read_);
+  }
 }
 
 void CacheRows::copy(std::int64_t from, std::int64_t to, std::int64_t positions) {
-  for (auto& [name, rows] : slot_states_->all()) copy_positions(rows, from, rows, to, positions);
+  for (const std::string& name : slot_states_->names()) copy_positions(*slot_states_, name, from, *slot_states_, to, positions);
 }
 
 std::vector<std::span<const float>> CacheRows::decode(std::span<const Feed> feeds) {

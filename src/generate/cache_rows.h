@@ -41,7 +41,6 @@ class CacheRows {
   Session& prefill_session(std::int64_t bucket);
   Session& decode_session(std::int64_t batch);
   std::int64_t bucket_for(std::int64_t left) const;
-  Tensor& slot_state(const std::string& name, const Tensor& row);
 
   const LanguageModel& model_;
   std::int64_t slots_ = 1;

@@ -32,7 +32,7 @@ void set(Session& session, const char* name, std::int64_t at, std::int32_t value
 
 }  // namespace
 
-EncoderRunner::EncoderRunner(ModelPtr model, CompileOptions compile) : model_(std::move(model)), compile_(std::move(compile)) {
+EncoderRunner::EncoderRunner(ModelPtr model, CompileOptions compile) : model_(std::move(model)), compile_(inference_options(std::move(compile))) {
   for (std::int64_t length = 16; length < model_->config.context; length *= 2) {
     lengths_.push_back(length);
     if (length >= 64) lengths_.push_back(length + length / 2);  // 96, 192, 384: a third of the padding of powers alone

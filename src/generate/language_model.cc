@@ -41,15 +41,21 @@ ExecutablePtr compile_cached(const Model& model, std::int64_t batch, std::int64_
   spec.batch = batch;
   spec.seq = seq;
   spec.capacity = model.config.context;
+  if (options.passes.narrow) spec.cache = options.passes.compute == DType::f16 ? DType::f16 : DType::bf16;
   return compile(build_model(model.config, spec), model.weights, compile_options_for(model.config, std::move(options)));
 }
 
 namespace {
 
+OpenOptions for_inference(OpenOptions options) {
+  options.compile = inference_options(std::move(options.compile));
+  return options;
+}
+
 class FolderModel final : public LanguageModel {
  public:
   FolderModel(ModelPtr model, const OpenOptions& options)
-      : model_(std::move(model)), options_(options), buckets_(prefill_buckets(options, model_->config.context)) {
+      : model_(std::move(model)), options_(for_inference(options)), buckets_(prefill_buckets(options, model_->config.context)) {
     require_language_model(model_->config, model_->name);
   }
   const ModelConfig& config() const override { return model_->config; }

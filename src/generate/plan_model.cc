@@ -76,7 +76,7 @@ void compile_to_plan(const std::filesystem::path& path, const std::filesystem::p
                      const std::vector<std::int64_t>& batches) {
   const ModelPtr model = load_model(path);
   require_language_model(model->config, path.string());
-  CompileOptions compile_options = options.compile;
+  CompileOptions compile_options = inference_options(options.compile);
   compile_options.keep_weights = true;
   Plan plan;
   std::set<std::int64_t> sizes(batches.begin(), batches.end());

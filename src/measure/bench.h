@@ -19,6 +19,7 @@ struct BenchResult {
   std::string what;                  // "model bert-base f32 seq 128 batch 1 threads 2"
   std::map<std::string, std::string> machine;  // cpu, threads, date, commit
   std::vector<BenchRow> rows;
+  std::string profile;               // a table by kernel, if asked for
 };
 std::string to_table(const BenchResult& result);
 std::string to_json(const BenchResult& result);
@@ -28,6 +29,7 @@ struct BenchOptions {
   std::int64_t seq = 128, batch = 1, prompt = 128, tokens = 64;
   int threads = 0;                   // 0 = all
   double seconds = 3;                // measuring time a row, after warm-up
+  bool profile = false;              // where the time goes, by kernel
 };
 BenchResult bench_ops(
     const BenchOptions& options);  // the op matrix's benchmark samples: time, GB/s, GFLOP/s, % of floor, what limits

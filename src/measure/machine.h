@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "cuda/cuda.h"
+
 namespace rhetor {
 
 // What one run must do at least. `bytes` are moved, out of `working_set` distinct bytes that every run touches again: where those
@@ -17,5 +19,8 @@ struct Floor {
 // The floor of `work`, for a measured time of `measured_ms`. Probes are short, and a machine that others use may have been slow
 // during them: if the measured time lies below the floor they are taken again, and if it still does, `limit` says so.
 Floor floor_of(const Work& work, int threads, const std::string& dtype, double measured_ms);
+
+// The same on a device, whose ceilings are measured once: its largest products and copies.
+Floor device_floor(const CudaDevice& device, const Work& work, const std::string& dtype);
 
 }  // namespace rhetor

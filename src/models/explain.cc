@@ -41,6 +41,8 @@ Explanation explain_model(const std::filesystem::path& model, const ExplainOptio
   else if (options.dtype == "fp8") compile_options.passes.compute = DType::f8e4m3;
   else if (options.dtype == "int8") compile_options.passes.int8 = true;
   else if (options.dtype != "f32") fail("the precision '{}' is unknown; expected f32, bf16, f16, fp8 or int8", options.dtype);
+  compile_options.device = default_device();
+  compile_options.passes.narrow = compile_options.device && compile_options.passes.compute != DType::f32;
   const ExecutablePtr executable = compile(graph, loaded ? loaded->weights : init_weights(graph, 1), compile_options);
   const std::string title = fmt::format("{}: {} {}, batch {}, {} tokens, {}", loaded ? loaded->name : model.string(), config.family,
                                         config.family == "bert" ? "encoder" : "step with cache", spec.batch, spec.seq,

@@ -61,10 +61,10 @@ Value Net::causal_attention(Value q, Value k, Value v, std::int64_t layer) {
   // Rows of the cache beyond the tokens seen hold padding or old data; the causal mask with `offsets` hides them.
   const Shape shape{batch(), Dim{spec_.capacity, "capacity"}, k.shape().dim(2), k.shape().dim(3)};
   const auto append = [&](const char* which, Value rows) {
-    const Value cache = graph_.input(fmt::format("cache.{}.{}", layer, which), {DType::f32, shape}, InputKind::state, "zeros");
-    const Value next = cache_write(cache, rows, start_);
+    const Value cache = graph_.input(fmt::format("cache.{}.{}", layer, which), {spec_.cache, shape}, InputKind::state, "zeros");
+    const Value next = cache_write(cache, cast(rows, spec_.cache), start_);
     graph_.set_update(cache, next);
-    return next;
+    return cast(next, rows.dtype());
   };
   k = append("k", k);
   v = append("v", v);

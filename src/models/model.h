@@ -87,6 +87,7 @@ struct BuildSpec {
   bool with_loss = false;                    // fine-tuning heads: targets and loss, as in training, but without dropout
   std::int64_t group = 1;                    // choice, rank, embed: consecutive rows that make one example
   LossOptions losses;
+  DType cache = DType::f32;                  // cached: what keys and values are kept in
   std::int64_t predictions = 0;              // pretrain: targets a row; 0 = every place
   std::int64_t tokens = 0;                   // pretrain: T tokens of `batch` texts one after the other; 0 = rows of seq places
   std::int64_t target_seq = 0;               // t5: U; 0 = seq
@@ -107,6 +108,9 @@ Graph build_model(const ModelConfig& config, const BuildSpec& spec);
 // of "NAME".
 // Which weights those are is decided once for all tasks (int8_weights), so every graph of the model reads the same file.
 CompileOptions compile_options_for(const ModelConfig& config, CompileOptions options = {});
+// How a finished model is run: on a device (that of the options, else the process's) in 16 bits, bf16 if the options name none, with all
+// that lies between contractions; on the CPU, or with keep_precision, as the options say.
+CompileOptions inference_options(CompileOptions options);
 // The weights that int8 compression takes: each that a matmul of some task reads as its right operand; true if it is stored [n,k],
 // false if [k,n]. Depends on the configuration alone, not on `quantization`.
 std::map<std::string, bool, std::less<>> int8_weights(const ModelConfig& config);

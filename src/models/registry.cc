@@ -85,6 +85,14 @@ CompileOptions compile_options_for(const ModelConfig& config, CompileOptions opt
   return options;
 }
 
+CompileOptions inference_options(CompileOptions options) {
+  if (!options.device) options.device = default_device();
+  if (!options.device || options.keep_precision) return options;
+  if (options.passes.compute == DType::f32) options.passes.compute = DType::bf16;
+  options.passes.narrow = true;
+  return options;
+}
+
 std::map<std::string, bool, std::less<>> int8_weights(const ModelConfig& config) {
   std::map<std::string, bool, std::less<>> out;
   for (const Task task : tasks_of(config))

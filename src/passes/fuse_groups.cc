@@ -17,6 +17,12 @@ std::vector<std::int32_t> united(const std::vector<std::int32_t>& a, const std::
   std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(out));
   return out;
 }
+// A run of columns of its operand.
+bool cuts_columns(const Node& node) {
+  if (node.op->name != "slice" || node.attrs.i("step") != 1) return false;
+  const std::int64_t axis = node.attrs.i("axis"), rank = node.outputs[0].shape.rank();
+  return axis == rank - 1 || axis == -1;
+}
 bool contains(const std::vector<std::int32_t>& sorted, std::int32_t i) { return std::binary_search(sorted.begin(), sorted.end(), i); }
 
 }  // namespace
@@ -228,6 +234,31 @@ void FuseGrouper::grow_norm(std::int32_t norm) {
   make_group(FusePattern::norm, norm, std::move(members));
 }
 
+// Upwards: reshapes and slices of the last dim that nothing else reads.
+void FuseGrouper::grow_strided(std::int32_t anchor) {
+  std::vector<std::int32_t> members{anchor};
+  bool slices = false;
+  for (ValueId v : graph_.node(anchor).inputs) {
+    std::vector<std::int32_t> chain;
+    while (v.valid()) {
+      const Node& node = graph_.node(v);
+      const bool moves = node.op->traits.kind == OpKind::layout && node.inputs.size() == 1 && node.outputs.size() == 1;
+      const auto& read_by = readers(v.node);
+      if (!moves || !is_free(v.node) || read_by.size() != 1 || (read_by[0] != anchor && !contains(chain, read_by[0]))) break;
+      const bool columns = cuts_columns(node);
+      if (!node.op->traits.alias && !columns) break;
+      chain.insert(chain.begin(), v.node);
+      v = node.inputs[0];
+      if (!columns) continue;
+      slices = true;
+      members = united(members, chain);
+      break;
+    }
+  }
+  if (!slices || would_cycle(members)) return;
+  make_group(FusePattern::strided, anchor, std::move(members));
+}
+
 void FuseGrouper::merge_pointwise(std::int32_t i) {
   if (!pointwise(i)) return;
   if (is_free(i)) make_group(FusePattern::pointwise, -1, {i});
@@ -251,9 +282,11 @@ void FuseGrouper::merge_pointwise(std::int32_t i) {
 
 std::vector<FuseGroup> FuseGrouper::run() {
   // Later contractions choose first: the operands of an epilogue (a residual, the other half of a gate) have to be there before it.
+  for (std::int32_t i = 0; i < graph_.size(); ++i)
+    if (target_.strided.contains(graph_.node(i).op->name)) grow_strided(i);
   if (target_.fuse_epilogue)
     for (std::int32_t i = graph_.size() - 1; i >= 0; --i)
-      if (graph_.node(i).op->traits.kind == OpKind::contraction) grow_epilogue(i);
+      if (graph_.node(i).op->traits.kind == OpKind::contraction && is_free(i)) grow_epilogue(i);
   if (target_.fuse_norm)
     for (std::int32_t i = 0; i < graph_.size(); ++i)
       if (row_norm(i)) grow_norm(i);

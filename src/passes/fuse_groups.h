@@ -11,7 +11,7 @@
 
 namespace rhetor {
 
-enum class FusePattern { none, pointwise, epilogue, norm };
+enum class FusePattern { none, pointwise, epilogue, norm, strided };
 
 struct FuseGroup {
   FusePattern pattern = FusePattern::none;
@@ -36,6 +36,7 @@ class FuseGrouper {
   void find_post_dominators();
   void grow_epilogue(std::int32_t anchor);
   void grow_norm(std::int32_t norm);
+  void grow_strided(std::int32_t anchor);
   void merge_pointwise(std::int32_t node);
   bool pointwise(std::int32_t node) const;
   bool row_norm(std::int32_t node) const;

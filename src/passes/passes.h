@@ -7,6 +7,8 @@ namespace rhetor {
 
 Graph simplify_pass(const Graph& graph, PassContext& context);
 Graph precision_pass(const Graph& graph, PassContext& context);
+Graph narrow_all(const Graph& graph, PassContext& context);   // precision_pass with PassOptions.narrow (narrow.cc)
+Graph merge_pass(const Graph& graph, PassContext& context);
 Graph float8_pass(const Graph& graph, PassContext& context);
 Graph quantize_pass(const Graph& graph, PassContext& context);
 Graph remat_pass(const Graph& graph, PassContext& context);

@@ -46,6 +46,7 @@ const std::vector<Pass>& all_passes() {
   static const std::vector<Pass> passes{
       {"simplify", "fold constants, merge equal nodes, apply exact identities, drop dead nodes", simplify_pass},
       {"precision", "run contractions in bf16 or f16, everything else in f32", precision_pass},
+      {"merge", "products of the same rows with several weights become one, where slices of it can be read in place", merge_pass},
       {"float8", "run products with a weight in FP8: e4m3 forward, e5m2 for gradients", float8_pass},
       {"quantize", "run matmuls with parameters in int8", quantize_pass},
       {"remat", "recompute cheap activations in the backward pass to fit a memory budget", remat_pass},

@@ -18,6 +18,8 @@ struct Target {
   int threads = 1;
   // Names of fused patterns the device has kernels for; fuse refuses others with "no kernel for ...".
   bool fuse_pointwise = true, fuse_epilogue = true, fuse_norm = true;
+  // Ops whose kernels read operands that are columns of a wider tensor where they lie: fused with the slices and reshapes before them.
+  std::set<std::string, std::less<>> strided = {};
 };
 
 struct PassOptions {
@@ -28,6 +30,7 @@ struct PassOptions {
   // precision pass: contractions and attention run in this dtype (f32: pass does nothing). f8e4m3: in bf16, and then the float8 pass
   // puts products with a weight into FP8.
   DType compute = DType::f32;
+  bool narrow = false;                      // precision pass: what lies between contractions has that dtype too (inference on devices)
   std::set<std::string, std::less<>> wide_weights;  // float8 pass: weights whose products stay in bf16
   bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
   bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]
@@ -64,7 +67,7 @@ struct Pass {
   Graph (*run)(const Graph&, PassContext&);
 };
 
-// In execution order: simplify, precision, float8, quantize, remat, fuse, schedule. (grad runs when a training graph is built,
+// In execution order: simplify, precision, merge, float8, quantize, remat, fuse, schedule. (grad runs when a training graph is built,
 // passes/grad.h; memory planning makes no graph, passes/memory.h.)
 const std::vector<Pass>& all_passes();
 

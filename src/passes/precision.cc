@@ -146,6 +146,7 @@ Graph precision_pass(const Graph& graph, PassContext& context) {
   if (compute == DType::f32) return graph;
   if (compute != DType::bf16 && compute != DType::f16 && compute != DType::f8e4m3)
     fail("contractions can be computed in f32, bf16, f16 or f8e4m3 (FP8), not in {}", name(compute));
+  if (context.options.narrow) return narrow_all(graph, context);
   return Narrowing(graph, context).run();
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "passes/fuse.h"
+#include "runtime/device_memory.h"
 #include "runtime/impl.h"
 #include "runtime/tune.h"
 
@@ -75,10 +76,22 @@ std::vector<Tensor> remaining_params(const Executable::Impl& impl, const Weights
   return out;
 }
 
+// Params and constants that kernels read go to the device; the host's tensors are let go.
+void move_to_device(Executable::Impl& impl) {
+  impl.there.resize(static_cast<std::size_t>(impl.graph.size()));
+  for (std::int32_t i = 0; i < impl.graph.size(); ++i) {
+    Tensor& param = impl.params[static_cast<std::size_t>(i)];
+    const Tensor* tensor = impl.graph.is_constant(i) ? &impl.graph.node(i).attrs.tensor("value") : param.defined() ? &param : nullptr;
+    if (!tensor) continue;
+    impl.there[static_cast<std::size_t>(i)] = on_device(*impl.device, *tensor);
+    param = Tensor();
+  }
+}
+
 // A fused node that every kernel but the reference refuses is worth less than its parts: it is put back, with the reasons on record.
-Graph inline_refused(const Graph& graph, const Weights& params, int threads, CompileReport& report) {
+Graph inline_refused(const Graph& graph, const Weights& params, int threads, const CudaDevice* device, CompileReport& report) {
   const KernelRow* row = nullptr;
-  for (const KernelRow& r : kernel_table())
+  for (const KernelRow& r : device ? cuda_kernel_table() : kernel_table())
     if (r.op == "fused") row = &r;
   KnownValues known(static_cast<std::size_t>(graph.size()));
   for (const auto& [name, tensor] : params)
@@ -88,7 +101,7 @@ Graph inline_refused(const Graph& graph, const Weights& params, int threads, Com
   for (std::int32_t i = 0; i < graph.size(); ++i) {
     const Node& node = graph.node(i);
     if (node.op->name != "fused") continue;
-    const KernelRequest request = kernel_request(graph, i, known, threads);
+    const KernelRequest request = kernel_request(graph, i, known, threads, device);
     std::string reasons;
     bool taken = false;
     for (std::size_t c = 0; row && c < row->candidates.size() && !taken; ++c) {
@@ -118,9 +131,10 @@ Tensor aligned(const Tensor& tensor) {
   return reinterpret_cast<std::uintptr_t>(tensor.raw()) % 64 == 0 ? tensor : tensor.clone();
 }
 
-KernelRequest kernel_request(const Graph& graph, std::int32_t i, const KnownValues& known, int threads) {
+KernelRequest kernel_request(const Graph& graph, std::int32_t i, const KnownValues& known, int threads, const CudaDevice* device) {
   const Node& node = graph.node(i);
-  KernelRequest request{.graph = graph, .node = node, .in = {}, .out = node.outputs, .constants = {}, .threads = threads};
+  KernelRequest request{.graph = graph, .node = node, .in = {}, .out = node.outputs, .constants = {}, .threads = threads,
+                        .device = device};
   for (const ValueId v : node.inputs) {
     request.in.push_back(v.valid() ? graph.type(v) : Type{DType::boolean, Shape{}});
     const Tensor* value = nullptr;
@@ -141,6 +155,7 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
   impl->pool = options.pool ? options.pool : &default_pool();
   impl->in_place = options.in_place;
   impl->keeps_weights = options.keep_weights;
+  impl->device = options.device;
   const Graph& graph = impl->graph;
   const auto n = static_cast<std::size_t>(graph.size());
 
@@ -163,11 +178,11 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
   for (std::int32_t i = 0; i < graph.size(); ++i) {
     if (!runs(graph, i)) continue;
     const auto at = static_cast<std::size_t>(i);
-    const KernelRequest request = kernel_request(graph, i, known, impl->pool->threads());
+    const KernelRequest request = kernel_request(graph, i, known, impl->pool->threads(), options.device);
     std::string_view only = kernel_names ? std::string_view((*kernel_names)[at]) : std::string_view();
     if (const auto wish = options.only.find(std::string(graph.node(i).op->name)); wish != options.only.end()) only = wish->second;
-    impl->kernels[at] = choose_kernel(request, only);
-    if (only.empty() || kernel_names) impl->kernels[at] = tuned(request, std::move(impl->kernels[at]), *impl->pool, tuning(), TuneCache::instance());
+    impl->kernels[at] = options.device ? choose_cuda_kernel(request, only) : choose_kernel(request, only);
+    if (!options.device && (only.empty() || kernel_names)) impl->kernels[at] = tuned(request, std::move(impl->kernels[at]), *impl->pool, tuning(), TuneCache::instance());
     const ChosenKernel& chosen = impl->kernels[at];
     check(chosen.kernel.run != nullptr, "a chosen kernel has no function");
     scratch[at] = chosen.kernel.scratch_bytes;
@@ -205,6 +220,7 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
     impl->instructions.push_back(instruction);
   }
   impl->params = remaining_params(*impl, params);
+  if (options.device) move_to_device(*impl);
   if (options.keep_weights) impl->kept = std::move(params);
   return impl;
 }
@@ -215,7 +231,12 @@ ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileO
   if (!own.pool) own.pool = &default_pool();
   own.passes.target.threads = own.pool->threads();
   // Beside int8 products everything else may be bf16 too, where the processor has a unit for it.
-  if (own.passes.int8 && own.passes.compute == DType::f32 && cpu_isa() >= Isa::amx) own.passes.compute = DType::bf16;
+  if (!own.device) own.device = default_device();
+  if (own.device) {
+    own.passes.target.device = "cuda";
+    own.passes.target.strided = {"attention"};
+  }
+  if (!own.device && own.passes.int8 && own.passes.compute == DType::f32 && cpu_isa() >= Isa::amx) own.passes.compute = DType::bf16;
   PipelineResult passed = run_passes(graph, own.passes);
   const Weights bound = bind_weights(passed.graph, weights, own.exact_weights);
 
@@ -225,7 +246,7 @@ ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileO
   passed.graph = Graph();
   if (!own.only.contains("fused")) {
     const std::int32_t before = folded.graph.size();
-    Graph inlined = inline_refused(folded.graph, folded.params, own.pool->threads(), report);
+    Graph inlined = inline_refused(folded.graph, folded.params, own.pool->threads(), own.device, report);
     if (inlined.size() != before) folded = fold(inlined, folded.params, *own.pool);
   }
   auto impl = assemble(std::move(folded.graph), std::move(folded.params), own, std::move(report));

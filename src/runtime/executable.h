@@ -1,6 +1,8 @@
 // compile(): graph -> Executable, a flat list of kernel calls on planned memory. Session: one user of an
 // executable, with its own arena, inputs, outputs and states.
 //
+// On a device, inputs and outputs are copied and states stay there (runtime/states.h); the handles are host tensors all the same.
+//
 // Thread-safety: an Executable is immutable and may be run by any number of sessions at once; a Session belongs to one thread at a
 // time. Session::run allocates nothing.
 #pragma once
@@ -13,9 +15,11 @@
 
 #include "base/thread_pool.h"
 #include "cpu/kernel.h"
+#include "cuda/cuda.h"
 #include "graph/graph.h"
 #include "passes/memory.h"
 #include "passes/pipeline.h"
+#include "runtime/states.h"
 #include "tensor/tensor.h"
 
 namespace rhetor {
@@ -26,6 +30,8 @@ using Weights = std::map<std::string, Tensor>;
 struct CompileOptions {
   PassOptions passes;
   ThreadPool* pool = nullptr;              // null: default_pool()
+  const CudaDevice* device = nullptr;      // null: the CPU (find_device(), cuda/cuda.h)
+  bool keep_precision = false;             // for inference_options() (models/model.h): run in passes.compute and nothing else
   bool in_place = true;
   // Keep the weights that kernels have packed into their own layout: save_plan() needs them. Costs their bytes
   // once more unless the caller holds (or has mapped) them anyway.
@@ -83,19 +89,6 @@ using ExecutablePtr = std::shared_ptr<const Executable>;
 // Runs the passes, folds what depends only on params and constants, plans memory, chooses kernels. Fails naming a missing or mismatched weight.
 ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileOptions& options = {});
 
-// State tensors by name, shared by sessions that work on the same state (train/eval steps; prefill/decode). Not thread-safe.
-class StateStore {
- public:
-  // The tensor called `name`, zero-filled at first use; fails if it exists with another type.
-  Tensor& get(const std::string& name, const Type& type);
-  bool has(const std::string& name) const { return tensors_.contains(name); }
-  void set(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
-  std::map<std::string, Tensor>& all() { return tensors_; }
-  const std::map<std::string, Tensor>& all() const { return tensors_; }
- private:
-  std::map<std::string, Tensor> tensors_;
-};
-
 class Session {
  public:
   explicit Session(ExecutablePtr executable, std::shared_ptr<StateStore> states = nullptr);
@@ -104,9 +97,12 @@ class Session {
   // The buffer of an input, to be filled before run(). Handles stay valid for the session's life.
   Tensor& input(const std::string& name);
   const Tensor& output(const std::string& name) const;
+  // As StateStore::get().
   Tensor& state(const std::string& name);
   StateStore& states();
   void run();
+  // As run(); returns the seconds that the instructions took: on a device, without the copies of inputs and outputs.
+  double run_timed();
   // As run(), calling `watch(instruction index, seconds)` after each instruction (the profiler).
   void run_profiled(const std::function<void(int, double)>& watch);
   const Executable& executable() const;

@@ -21,6 +21,15 @@ struct Executable::Impl {
   bool keeps_weights = false;
   bool in_place = true;
   ThreadPool* pool = nullptr;
+  const CudaDevice* device = nullptr; // null: the CPU
+  std::vector<std::shared_ptr<void>> there;   // on a device: per node, the bytes of a param or constant that some kernel reads
+
+  // Where a param or constant lies that kernels read. REQUIRES: p.place is one of them.
+  const void* fixed_address(const ValuePlace& p) const {
+    const auto node = static_cast<std::size_t>(p.slot);
+    if (device) return there[node].get();
+    return p.place == Place::param ? params[node].raw() : graph.node(p.slot).attrs.tensor("value").raw();
+  }
 };
 
 // The second half of compile(): kernels, memory plan and instructions for a graph that no pass will touch again. `params` holds a
@@ -30,7 +39,8 @@ std::unique_ptr<Executable::Impl> assemble(Graph graph, Weights params, const Co
 
 // The request a kernel is chosen with. `constants` is per node and output: tensors known at compile time.
 using KnownValues = std::vector<std::vector<const Tensor*>>;
-KernelRequest kernel_request(const Graph& graph, std::int32_t node, const KnownValues& known, int threads);
+KernelRequest kernel_request(const Graph& graph, std::int32_t node, const KnownValues& known, int threads,
+                             const CudaDevice* device = nullptr);
 // Kernels may read constants with aligned loads: copies what a file or a view has misaligned.
 Tensor aligned(const Tensor& tensor);
 

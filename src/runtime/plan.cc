@@ -199,8 +199,19 @@ std::span<const std::byte> check_frame(Reader& reader, json& header) {
   return body.subspan(static_cast<std::size_t>(start));
 }
 
-// Kernels chosen for a newer instruction set do not run here.
-void check_machine(const Reader& reader, const json& header) {
+std::string device_name(const CudaDevice* device) { return device ? fmt::format("sm_{}", device->compute) : "cpu"; }
+
+// A plan runs on what it was compiled for. Kernels chosen for a newer instruction set or another GPU do not run here.
+const CudaDevice* check_machine(const Reader& reader, const json& header, const CudaDevice* asked) {
+  if (!asked) asked = default_device();
+  const std::string target = header.contains("device") ? reader.field(header, "device", json::value_t::string).get<std::string>().substr(0, 40) : "cpu";
+  if (target != "cpu") {
+    const CudaDevice* device = asked ? asked : find_device("cuda");
+    if (device_name(device) != target)
+      reader.refuse("was compiled for a GPU of {} and this one is {}; compile the model again on this machine", target, device_name(device));
+    return device;
+  }
+  if (asked) reader.refuse("was compiled for the CPU; compile the model again with --device cuda");
   const auto& wanted = reader.field(header, "isa", json::value_t::string).get_ref<const std::string&>();
   const auto found = std::find(std::begin(kIsaNames), std::end(kIsaNames), wanted);
   if (found == std::end(kIsaNames)) reader.refuse("needs the unknown instruction set '{}'", wanted.substr(0, 40));
@@ -208,9 +219,11 @@ void check_machine(const Reader& reader, const json& header) {
   if (found - std::begin(kIsaNames) > here)
     reader.refuse("needs {} and this machine has {}; compile the model again on this machine (the plan was made on: {})", wanted,
                   kIsaNames[here], reader.field(header, "cpu", json::value_t::string).get<std::string>().substr(0, 120));
+  return nullptr;
 }
 
-ExecutablePtr load_executable(const Reader& reader, const json& at, const std::vector<Tensor>& tensors, const CompileOptions& options) {
+ExecutablePtr load_executable(const Reader& reader, const json& at, const std::vector<Tensor>& tensors, const CompileOptions& options,
+                              const CudaDevice* device) {
   const auto& name = reader.field(at, "name", json::value_t::string).get_ref<const std::string&>();
   Graph graph = parse_graph(reader.text(reader.field(at, "graph", json::value_t::object)), all_ops());
   verify(graph, "loading a plan");
@@ -235,6 +248,7 @@ ExecutablePtr load_executable(const Reader& reader, const json& at, const std::v
     if (graph.input_kind(i) == InputKind::param && !weights.contains(graph.input_name(i)))
       reader.refuse("lacks the weight '{}' of '{}'", graph.input_name(i).substr(0, 80), name);
   CompileOptions own = options;
+  own.device = device;
   own.in_place = reader.field(at, "in_place", json::value_t::boolean).get<bool>();
   return std::make_shared<const Executable>(assemble(std::move(graph), std::move(weights), own, {}, &kernels));
 }
@@ -244,11 +258,16 @@ ExecutablePtr load_executable(const Reader& reader, const json& at, const std::v
 void save_plan(const std::filesystem::path& path, const Plan& plan) {
   Sections sections;
   json executables = json::array(), blobs = json::object();
-  for (const auto& [name, executable] : plan.executables) executables.push_back(describe(name, *executable, sections));
+  const CudaDevice* device = nullptr;
+  for (const auto& [name, executable] : plan.executables) {
+    executables.push_back(describe(name, *executable, sections));
+    device = executable->impl().device;
+  }
   for (const auto& [name, content] : plan.blobs) blobs[name] = sections.add(content);
   const json header = {{"engine", kVersion},
                        {"isa", kIsaNames[static_cast<std::size_t>(cpu_isa())]},
                        {"cpu", cpu_description()},
+                       {"device", device_name(device)},
                        {"executables", std::move(executables)},
                        {"blobs", std::move(blobs)},
                        {"tensors", sections.tensors()}};
@@ -279,7 +298,7 @@ Plan load_plan(const std::filesystem::path& path, const CompileOptions& options)
   Reader reader{.name = path.string(), .file = MappedFile::open(path), .sections = {}};
   json header;
   reader.sections = check_frame(reader, header);
-  check_machine(reader, header);
+  const CudaDevice* device = check_machine(reader, header, options.device);
   Plan plan;
   std::vector<Tensor> tensors;
   try {
@@ -289,7 +308,7 @@ Plan load_plan(const std::filesystem::path& path, const CompileOptions& options)
     }
     for (const auto& [name, at] : reader.field(header, "blobs", json::value_t::object).items()) plan.blobs[name] = reader.text(at);
     for (const json& at : reader.field(header, "executables", json::value_t::array))
-      plan.executables[reader.field(at, "name", json::value_t::string).get<std::string>()] = load_executable(reader, at, tensors, options);
+      plan.executables[reader.field(at, "name", json::value_t::string).get<std::string>()] = load_executable(reader, at, tensors, options, device);
   } catch (const Error& error) {
     const std::string_view what = error.what();
     if (what.find(reader.name) != std::string_view::npos) throw;

@@ -1,6 +1,5 @@
 // The tuner's file: a line of version, a line a way, and the hash of all before it as the last line.
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -14,14 +13,6 @@ namespace {
 
 constexpr std::string_view kFirstLine = "rhetor ways 1\n";
 constexpr std::size_t kMaxBytes = 16 << 20;
-
-std::filesystem::path cache_folder() {
-  const auto of = [](const char* name) { const char* value = std::getenv(name); return std::string(value ? value : ""); };
-  if (const std::string own = of("RHETOR_CACHE"); !own.empty()) return own;
-  if (const std::string shared = of("XDG_CACHE_HOME"); !shared.empty()) return std::filesystem::path(shared) / "rhetor";
-  if (const std::string home = of("HOME"); !home.empty()) return std::filesystem::path(home) / ".cache" / "rhetor";
-  return {};
-}
 
 template <class T>
 bool number(std::string_view& line, T& value, int base = 10) {

@@ -197,12 +197,9 @@ Stepper::Outcome Stepper::run(const NamedTensors& batch, double lr, std::int64_t
     if (takes(session, "round_seed"))
       session.input("round_seed").data<std::int64_t>()[0] = seed_of(random_block(dropout_seed, 0x726f756e64, 0));
   };
-  if (spec_.loss_scale.initial > 0) out.loss_scale = states_->get(kLossScaleState, loss_scale_type()).at(0);
+  if (spec_.loss_scale.initial > 0) out.loss_scale = states_->read(kLossScaleState).at(0);
   if (parts > 1) {
-    for (const auto& [name, type] : graphs_.weights) {
-      Tensor& sum = train.state("grad." + name);
-      std::memset(sum.raw(), 0, sum.bytes());
-    }
+    for (const auto& [name, type] : graphs_.weights) states_->zero("grad." + name);
   }
   for (std::int64_t part = 0; part < parts; ++part) {
     fill(train, batch, part, parts);
@@ -255,14 +252,14 @@ std::size_t Stepper::initialize(std::uint64_t seed, const Weights& from) {
 
 std::map<std::string, Tensor> Stepper::snapshot() const {
   std::map<std::string, Tensor> out;
-  for (const auto& [name, type] : graphs_.states) out[name] = states_->all().at(name).clone();
+  for (const auto& [name, type] : graphs_.states) out[name] = states_->read(name).clone();
   return out;
 }
 
 Weights Stepper::weight_copies() const {
   Weights out;
   for (const auto& [name, type] : graphs_.weights) {
-    const Tensor& kept = states_->all().at(name);
+    const Tensor& kept = states_->read(name);
     out[name] = kept.dtype() == DType::f32 ? kept.clone() : kept.cast(DType::f32);
   }
   return out;

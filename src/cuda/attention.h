@@ -1,0 +1,50 @@
+// Launchers of the attention kernels, and the few device functions they share. q, o [B,S,H,D]; k, v [B,T,G,D], contiguous; lse [B,H,S].
+#pragma once
+
+#include "cuda/launch.h"
+
+namespace rhetor::gpu {
+
+struct AttentionProblem {
+  int b = 0, s = 0, t = 0, h = 0, g = 0, d = 0;
+  bool causal = false;
+  double scale = 1;
+  DType dtype = DType::f32;
+};
+
+// `lengths` and `offsets` [B], null if absent; `lse` is f64 for f64, else f32, and may be null: nobody wants it.
+struct AttentionPointers {
+  const void *q = nullptr, *k = nullptr, *v = nullptr;
+  const std::int32_t *lengths = nullptr, *offsets = nullptr;
+  void *o = nullptr, *lse = nullptr;
+};
+struct AttentionGradPointers {
+  const void *d_o = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *o = nullptr, *lse = nullptr;
+  const std::int32_t *lengths = nullptr, *offsets = nullptr;
+  void *dq = nullptr, *dk = nullptr, *dv = nullptr;
+};
+
+// Any dtype, any size (attention.cu, attention_grad.cu).
+void attention_general(const AttentionProblem& a, const AttentionPointers& p, void* stream);
+void attention_grad_general(const AttentionProblem& a, const AttentionGradPointers& p, void* stream);
+
+#ifdef __CUDACC__
+// Keys that query i of batch b sees: [0, end).
+__device__ inline int visible_end(const AttentionProblem& a, const int* lengths, const int* offsets, int b, int i) {
+  std::int64_t end = a.t;
+  if (lengths) end = min(end, static_cast<std::int64_t>(lengths[b]));
+  if (a.causal) end = min(end, (offsets ? static_cast<std::int64_t>(offsets[b]) : a.t - a.s) + i + 1);
+  return static_cast<int>(max(end, std::int64_t{0}));
+}
+__device__ inline std::int64_t query_row(const AttentionProblem& a, int b, int i, int h) {
+  return ((static_cast<std::int64_t>(b) * a.s + i) * a.h + h) * a.d;
+}
+__device__ inline std::int64_t key_row(const AttentionProblem& a, int b, int j, int g) {
+  return ((static_cast<std::int64_t>(b) * a.t + j) * a.g + g) * a.d;
+}
+__device__ inline std::int64_t lse_row(const AttentionProblem& a, int b, int i, int h) {
+  return (static_cast<std::int64_t>(b) * a.h + h) * a.s + i;
+}
+#endif
+
+}  // namespace rhetor::gpu

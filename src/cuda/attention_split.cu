@@ -1,0 +1,268 @@
+// attention of few queries over many keys, decoding above all: the heads that share a key head, and the positions, are the 16 rows of one
+// product, so that every key is read once; the keys of a (batch, key head) are split over blocks, and in a block over its four warps, each
+// with copies of its own under way. What the parts found is joined by their maxima: through shared memory inside a block, then through the
+// shared memory of a cluster of blocks or by a second kernel.
+// Memory-bound: keys and values that are visible, once.
+#include "cuda/attention_mma.h"
+#include "cuda/attention_tile.h"
+
+namespace rhetor::gpu {
+namespace {
+
+constexpr int kSplitWarps = 4, kThreads = 32 * kSplitWarps, kTileKeys = 16;
+
+template <int D>
+struct Split {
+  static constexpr int kStages = D <= 64 ? 3 : 2, kTile = kTileKeys * D * 2, kRow = D + 8;   // kRow: floats, rows in different banks
+  static constexpr int kWarp = 2 * kStages * kTile;
+  // Q, the warps' tiles (later their outputs [4][16][kRow]), the block's output [16][D], maxima and sums of warps and block.
+  static constexpr int kOut = kTile + kSplitWarps * kWarp, kStats = kOut + 16 * D * 4, kShared = kStats + (kSplitWarps + 1) * 16 * 8;
+  static_assert(kSplitWarps * 16 * kRow * 4 <= kSplitWarps * kWarp);
+};
+
+// Of the parts found by several: a maximum of raw scores and a sum relative to it.
+struct Part {
+  float top, sum;
+};
+__device__ inline float weight(float top, float most, float scale_log2) { return most == -INFINITY ? 0.0f : exp2_fast((top - most) * scale_log2); }
+
+// The row-th query of a (batch, key head): position and query head.
+struct Row {
+  int i, h;
+};
+__device__ inline Row row_of(const AttentionProblem& a, int g, int row) {
+  const int group = a.h / a.g;
+  return {row / group, g * group + row % group};
+}
+
+// Four dims of a row, joined: to the output, and the row's lse.
+template <class T>
+__device__ inline void write_row(const AttentionProblem& a, const AttentionPointers& p, int b, Row row, int c, float4 sums, Part all) {
+  const float inverse = all.top == -INFINITY && all.sum == 0 ? 0.0f : 1.0f / all.sum;
+  if (c < a.d) {
+    const Pack<T, 4> y{narrow<T>(sums.x * inverse), narrow<T>(sums.y * inverse), narrow<T>(sums.z * inverse), narrow<T>(sums.w * inverse)};
+    *reinterpret_cast<Pack<T, 4>*>(static_cast<T*>(p.o) + query_row(a, b, row.i, row.h) + c) = y;
+  }
+  if (c == 0 && p.lse)
+    static_cast<float*>(p.lse)[lse_row(a, b, row.i, row.h)] =
+        all.top == -INFINITY && all.sum == 0 ? -INFINITY : fmaf(all.top, static_cast<float>(a.scale), logf(all.sum));
+}
+__device__ inline void add_weighted(float4& sum, float w, float4 x) {
+  sum.x = fmaf(w, x.x, sum.x), sum.y = fmaf(w, x.y, sum.y), sum.z = fmaf(w, x.z, sum.z), sum.w = fmaf(w, x.w, sum.w);
+}
+
+// blockIdx.x: splits fastest (a cluster is the splits of one item), then blocks of 16 rows, key heads, batch.
+// parts [B,H,S][splits][D], stats [B,H,S][splits]: what the second kernel joins.
+template <class T, int D>
+__global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, AttentionPointers p, int splits, bool cluster, float* parts,
+                                                          Part* stats, float scale_log2) {
+  using F = Split<D>;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = a.s * (a.h / a.g), row_tiles = (rows + 15) / 16;
+  const int split = blockIdx.x % splits, item = blockIdx.x / splits, first = item % row_tiles * 16;
+  const int g = item / row_tiles % a.g, b = item / row_tiles / a.g;
+  const std::uint32_t q_tile = shared_address(memory), tiles = q_tile + F::kTile + warp * F::kWarp;
+  const int last = min(first + 16, rows) - 1;
+  const int least = visible_end(a, p.lengths, p.offsets, b, row_of(a, g, first).i);
+  const int most = visible_end(a, p.lengths, p.offsets, b, row_of(a, g, last).i);
+  const int share = ((most + splits - 1) / splits + kTileKeys - 1) / kTileKeys * kTileKeys;
+  const int begin = min(split * share, most), stop = min(begin + share, most);
+  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, g);
+  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, g);
+  const std::int64_t stride = static_cast<std::int64_t>(a.g) * a.d;
+  for (int c = threadIdx.x; c < 16 * (D / 8); c += kThreads) {
+    const int r = c / (D / 8), chunk = c % (D / 8);
+    const bool valid = first + r < rows && chunk * 8 < a.d;
+    const Row row = row_of(a, g, valid ? first + r : first);
+    copy_async(q_tile + chunk_offset<D>(r, chunk), static_cast<const T*>(p.q) + query_row(a, b, row.i, row.h) + (valid ? chunk * 8 : 0), valid);
+  }
+  commit_copies();
+  // This warp's tiles: every fourth of the split.
+  const int tile_count = (stop - begin + kTileKeys - 1) / kTileKeys, count = (tile_count - warp + kSplitWarps - 1) / kSplitWarps;
+  const auto key_of = [&](int n) { return begin + (warp + n * kSplitWarps) * kTileKeys; };
+  const auto load_keys = [&](int n) {
+    if (n < count) {
+      const std::uint32_t at = tiles + n % F::kStages * 2 * F::kTile;
+      load_tile<D, kTileKeys, 32>(at, k, stride, key_of(n), stop, a.d, lane);
+      load_tile<D, kTileKeys, 32>(at + F::kTile, v, stride, key_of(n), stop, a.d, lane);
+    }
+    commit_copies();
+  };
+#pragma unroll
+  for (int n = 0; n + 1 < F::kStages; ++n) load_keys(n);
+  wait_copies<F::kStages - 1>();
+  __syncthreads();   // Q has come
+  Fragment q[D / 16][4];
+#pragma unroll
+  for (int c = 0; c < D / 16; ++c) load_a<D>(q[c], q_tile, 0, c);
+  int end[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) end[r] = visible_end(a, p.lengths, p.offsets, b, row_of(a, g, min(first + lane / 4 + 8 * r, rows - 1)).i);
+
+  RunningRows running;
+  float out[1][D / 8][4] = {};
+  for (int n = 0; n < count; ++n) {
+    wait_copies<F::kStages - 2>();
+    __syncwarp();   // tile n has come for all lanes, and none reads tile n - 1 any more
+    load_keys(n + F::kStages - 1);
+    const std::uint32_t at = tiles + n % F::kStages * 2 * F::kTile;
+    float s[1][kTileKeys / 8][4] = {};
+    product_by_rows<T, D, kTileKeys, 1>(
+        s,
+        [&](Fragment(&x)[4], int, int c) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) x[e] = q[c][e];
+        },
+        at);
+    const int key = key_of(n) + lane % 4 * 2;
+    if (key_of(n) + kTileKeys > min(least, stop)) {
+#pragma unroll
+      for (int c = 0; c < kTileKeys / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (key + 8 * c + e % 2 >= min(end[e / 2], stop)) s[0][c][e] = -INFINITY;
+    }
+    online_softmax<kTileKeys, D>(running, s[0], out[0], scale_log2);
+    product_with_rows<T, D, kTileKeys, 1>(out, s, at + F::kTile);
+  }
+  wait_copies<0>();
+  __syncthreads();
+
+  // The warps' parts become the block's.
+  auto* wide = reinterpret_cast<float*>(memory + F::kTile);
+  auto* block_out = reinterpret_cast<float*>(memory + F::kOut);
+  auto* found = reinterpret_cast<Part*>(memory + F::kStats);   // [4][16], then the block's [16]
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = lane / 4 + 8 * r;
+#pragma unroll
+    for (int c = 0; c < D / 8; ++c)
+      *reinterpret_cast<float2*>(wide + (warp * 16 + row) * F::kRow + 8 * c + lane % 4 * 2) = {out[0][c][2 * r], out[0][c][2 * r + 1]};
+    const float sum = row_sum(running.sum[r]);
+    if (lane % 4 == 0) found[warp * 16 + row] = {running.top[r], sum};
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < 16 * (D / 4); c += kThreads) {
+    const int r = c / (D / 4), dim = c % (D / 4) * 4;
+    Part all{-INFINITY, 0};
+    float4 sums{};
+#pragma unroll
+    for (int w = 0; w < kSplitWarps; ++w) all.top = fmaxf(all.top, found[w * 16 + r].top);
+#pragma unroll
+    for (int w = 0; w < kSplitWarps; ++w) {
+      const float f = weight(found[w * 16 + r].top, all.top, scale_log2);
+      all.sum = fmaf(f, found[w * 16 + r].sum, all.sum);
+      add_weighted(sums, f, *reinterpret_cast<const float4*>(wide + (w * 16 + r) * F::kRow + dim));
+    }
+    if (first + r >= rows) continue;
+    const Row row = row_of(a, g, first + r);
+    if (splits == 1) {
+      write_row<T>(a, p, b, row, dim, sums, all);
+    } else if (cluster) {
+      *reinterpret_cast<float4*>(block_out + r * D + dim) = sums;
+      if (dim == 0) found[kSplitWarps * 16 + r] = all;
+    } else {
+      const std::int64_t at = lse_row(a, b, row.i, row.h) * splits + split;
+      *reinterpret_cast<float4*>(parts + at * D + dim) = sums;
+      if (dim == 0) stats[at] = all;
+    }
+  }
+  if (!cluster || splits == 1) return;
+  // The blocks' parts become the result, each block joining its share of rows and dims.
+  cluster_barrier();
+  const int items = (last - first + 1) * (D / 4);
+  for (int c = split * kThreads + threadIdx.x; c < items; c += splits * kThreads) {
+    const int r = c / (D / 4), dim = c % (D / 4) * 4;
+    const std::uint32_t at = shared_address(found + kSplitWarps * 16 + r / 2 * 2);   // 16 bytes hold the parts of two rows
+    Part all{-INFINITY, 0};
+    float4 sums{};
+    for (int w = 0; w < splits; ++w) {
+      const float4 two = load_from_block(at, w);
+      all.top = fmaxf(all.top, r % 2 ? two.z : two.x);
+    }
+    for (int w = 0; w < splits; ++w) {
+      const float4 two = load_from_block(at, w);
+      const float f = weight(r % 2 ? two.z : two.x, all.top, scale_log2);
+      all.sum = fmaf(f, r % 2 ? two.w : two.y, all.sum);
+      add_weighted(sums, f, load_from_block(shared_address(block_out + r * D + dim), w));
+    }
+    write_row<T>(a, p, b, row_of(a, g, first + r), dim, sums, all);
+  }
+  cluster_barrier();   // shared memory stays until all have read it
+}
+
+// A warp joins a row's splits, a lane four dims.
+template <class T, int D>
+__global__ void __launch_bounds__(kThreads) join_splits(AttentionProblem a, AttentionPointers p, int splits, const float* parts,
+                                                        const Part* stats, float scale_log2) {
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kSplitWarps + threadIdx.x / 32;
+  const int dim = threadIdx.x % 32 * 4;
+  if (row >= static_cast<std::int64_t>(a.b) * a.h * a.s || dim >= D) return;
+  Part all{-INFINITY, 0};
+  float4 sums{};
+  for (int w = 0; w < splits; ++w) all.top = fmaxf(all.top, stats[row * splits + w].top);
+  for (int w = 0; w < splits; ++w) {
+    const Part part = stats[row * splits + w];
+    const float f = weight(part.top, all.top, scale_log2);
+    all.sum = fmaf(f, part.sum, all.sum);
+    add_weighted(sums, f, *reinterpret_cast<const float4*>(parts + (row * splits + w) * D + dim));
+  }
+  const int i = static_cast<int>(row % a.s), h = static_cast<int>(row / a.s % a.h), b = static_cast<int>(row / a.s / a.h);
+  write_row<T>(a, p, b, {i, h}, dim, sums, all);
+}
+
+std::int64_t split_items(const AttentionProblem& a) { return static_cast<std::int64_t>(a.b) * a.g * ((a.s * (a.h / a.g) + 15) / 16); }
+
+}  // namespace
+
+AttentionSplit attention_split_of(const AttentionProblem& a, int processors, int most_splits) {
+  const std::int64_t items = split_items(a);
+  if (items == 0 || 2 * items > processors) return {};
+  // Two blocks a processor, but a split should have some keys to read.
+  const std::int64_t wanted = std::min<std::int64_t>(2 * processors / items, (a.t + 31) / 32);
+  return {.splits = static_cast<int>(wanted < 1 ? 1 : wanted > most_splits ? most_splits : wanted)};
+}
+
+std::uint64_t attention_split_scratch(const AttentionProblem& a, const AttentionSplit& how) {
+  if (how.splits == 1 || how.cluster) return 0;
+  return static_cast<std::uint64_t>(a.b) * a.h * a.s * how.splits * (128 * sizeof(float) + sizeof(Part));
+}
+
+void attention_split(const AttentionProblem& a, const AttentionPointers& p, const AttentionSplit& how, void* scratch, void* handle) {
+  const std::int64_t rows = static_cast<std::int64_t>(a.b) * a.h * a.s, grid = split_items(a) * how.splits;
+  if (rows == 0) return;
+  const float scale_log2 = static_cast<float>(a.scale * 1.4426950408889634);
+  auto* parts = static_cast<float*>(scratch);
+  with_half(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_head(a.d, [&](auto head) {
+      constexpr int D = decltype(head)::value;
+      auto* stats = reinterpret_cast<Part*>(parts + rows * how.splits * D);
+      const auto kernel = split_forward<T, D>;
+      require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Split<D>::kShared), "cudaFuncSetAttribute");
+      if (how.cluster) {
+        cudaLaunchAttribute together{};
+        together.id = cudaLaunchAttributeClusterDimension;
+        together.val.clusterDim = {static_cast<unsigned>(how.splits), 1, 1};
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(static_cast<unsigned>(grid));
+        config.blockDim = dim3(kThreads);
+        config.dynamicSmemBytes = Split<D>::kShared;
+        config.stream = stream(handle);
+        config.attrs = &together;
+        config.numAttrs = 1;
+        require(cudaLaunchKernelEx(&config, kernel, a, p, how.splits, true, parts, stats, scale_log2), "attention_split in clusters");
+        return;
+      }
+      kernel<<<static_cast<unsigned>(grid), kThreads, Split<D>::kShared, stream(handle)>>>(a, p, how.splits, false, parts, stats, scale_log2);
+      launched("attention_split");
+      if (how.splits == 1) return;
+      const auto join = join_splits<T, D>;
+      join<<<static_cast<unsigned>((rows + kSplitWarps - 1) / kSplitWarps), kThreads, 0, stream(handle)>>>(a, p, how.splits, parts, stats,
+                                                                                                          scale_log2);
+      launched("attention_split join");
+    });
+  });
+}
+
+}  // namespace rhetor::gpu
