@@ -1,6 +1,7 @@
 // rhetor train, rhetor recipe.
 #include "base/error.h"
 #include "cli/args.h"
+#include "comm/launch.h"
 #include "cli/commands.h"
 #include "cli/machine_args.h"
 #include "cli/output.h"
@@ -14,12 +15,14 @@ int cmd_train(int argc, const char* const* argv) {
   std::vector<std::string> overrides;
   MachineArgs machine;
   TrainOptions options;
+  std::int64_t ranks = 0;
   Args args("train", "Trains the model a recipe describes, or continues it from its newest checkpoint, bit for bit.",
             "  rhetor train recipes/gpt-small.toml\n"
             "  rhetor train recipes/gpt-small.toml --set train.lr=3e-4 --set train.steps=1000\n"
             "  rhetor train recipes/bert-small.toml --fresh --json result.json");
   args.positional("recipe", recipe_file, "recipe in TOML (`rhetor recipe` lists every key)")
       .option("--set", overrides, "override a key: section.key=value (repeatable)")
+      .option("--ranks", ranks, "train data parallel with so many threads, each a rank; under mpirun, srun or torchrun every process is one", 0, 4096)
       .flag("--fresh", options.fresh, "start anew, ignoring checkpoints")
       .flag("--quiet", options.quiet, "no progress line")
       .option("--record", record, "write the first weights and every batch to this folder, to compare a run with another program's")
@@ -29,7 +32,14 @@ int cmd_train(int argc, const char* const* argv) {
   machine.apply();
   const Recipe recipe = Recipe::load(recipe_file, overrides);
   options.record = record;
-  const TrainResult result = train(recipe, options);
+  std::unique_ptr<Communicator> communicator;
+  if (const std::optional<Launch> launch = detect_launch(); launch && launch->size > 1) {
+    if (ranks > 0) fail("--ranks {} makes ranks of threads, but a launcher has started {} processes; leave --ranks out", ranks, launch->size);
+    communicator = join(*launch);
+    options.communicator = communicator.get();
+  }
+  const TrainResult result = ranks > 1 ? train_on_threads(recipe, options, static_cast<int>(ranks)) : train(recipe, options);
+  if (communicator && communicator->rank() > 0) return 0;
   fmt::print("{} after {} steps: loss {:.4f} -> {:.4f}, validation {:.4f}, {:.0f} tokens/s\nmodel   {}\ncurve   {}\nmetrics {}\n",
              result.stopped ? "stopped" : "finished", result.steps, result.first_loss, result.last_loss, result.validation_loss,
              result.tokens_per_s, result.model_folder.string(), result.curve_file.string(), result.metrics_file.string());

@@ -13,8 +13,8 @@ __global__ void __launch_bounds__(32 * kWarps) general_forward(AttentionProblem 
   const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (item >= static_cast<std::int64_t>(a.b) * a.h * groups) return;
   const int i0 = static_cast<int>(item % groups) * R, h = static_cast<int>(item / groups % a.h), b = static_cast<int>(item / groups / a.h);
-  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, h / (a.h / a.g));
-  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, h / (a.h / a.g));
+  const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, h / (a.h / a.g), a.k_token);
+  const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, h / (a.h / a.g), a.v_token);
   const std::int64_t stride = static_cast<std::int64_t>(a.g) * a.d;
   const A scale = static_cast<A>(a.scale), infinity = static_cast<A>(INFINITY);
   const T* q[R];
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(32 * kWarps) general_forward(AttentionProblem 
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     const int i = min(i0 + r, a.s - 1);   // rows behind the last repeat it and are not stored
-    q[r] = static_cast<const T*>(p.q) + query_row(a, b, i, h);
+    q[r] = static_cast<const T*>(p.q) + query_in(a, b, i, h);
     end[r] = visible_end(a, p.lengths, p.offsets, b, i);
     most = max(most, end[r]);
   }

@@ -1,4 +1,4 @@
-// Launchers of the attention kernels, and the few device functions they share. q, o [B,S,H,D]; k, v [B,T,G,D], contiguous; lse [B,H,S].
+// Launchers of the attention kernels, and the few device functions they share. q, o [B,S,H,D]; k, v [B,T,G,D]; lse [B,H,S].
 #pragma once
 
 #include "cuda/launch.h"
@@ -10,6 +10,11 @@ struct AttentionProblem {
   bool causal = false;
   double scale = 1;
   DType dtype = DType::f32;
+  // Elements from a token's row of q, k, v to the next one's: they may be columns of a wider tensor (forward only).
+  std::int64_t q_token = 0, k_token = 0, v_token = 0;
+  std::int64_t q_begin = 0, k_begin = 0, v_begin = 0;  // and where their columns begin
+  // Which operand of the node is q, k, v, lengths, offsets, and which result is o and lse; -1: there is none.
+  std::int8_t operand[5] = {0, 1, 2, 3, 4}, result[2] = {0, 1};
 };
 
 // `lengths` and `offsets` [B], null if absent; `lse` is f64 for f64, else f32, and may be null: nobody wants it.
@@ -41,6 +46,13 @@ __device__ inline std::int64_t query_row(const AttentionProblem& a, int b, int i
 }
 __device__ inline std::int64_t key_row(const AttentionProblem& a, int b, int j, int g) {
   return ((static_cast<std::int64_t>(b) * a.t + j) * a.g + g) * a.d;
+}
+// The same of the forward's operands, whose tokens may lie further apart.
+__device__ inline std::int64_t query_in(const AttentionProblem& a, int b, int i, int h) {
+  return (static_cast<std::int64_t>(b) * a.s + i) * a.q_token + static_cast<std::int64_t>(h) * a.d;
+}
+__device__ inline std::int64_t key_in(const AttentionProblem& a, int b, int j, int g, std::int64_t token) {
+  return (static_cast<std::int64_t>(b) * a.t + j) * token + static_cast<std::int64_t>(g) * a.d;
 }
 __device__ inline std::int64_t lse_row(const AttentionProblem& a, int b, int i, int h) {
   return (static_cast<std::int64_t>(b) * a.h + h) * a.s + i;

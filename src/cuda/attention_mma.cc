@@ -31,9 +31,26 @@ Kernel prepare_mma(const KernelRequest& request) {
   return {.run =
               [](const void* params, const KernelArgs& args) {
                 const auto& f = *static_cast<const ForwardParams*>(params);
-                attention_mma(f.problem, attention_pointers(args), f.processors, args.stream);
+                attention_mma(f.problem, attention_pointers(args, f.problem), f.processors, args.stream);
               },
-          .params = p, .detail = "tiles of 64 keys in shared memory, P in registers"};
+          .params = p,
+          .detail = "tiles of 64 keys in shared memory, P in registers"};
+}
+
+std::string refuse_wgmma(const KernelRequest& request) {
+  if (request.device->compute != 90) return "needs the matrix units of sm_90a";
+  const AttentionProblem a = attention_problem(request, 0);
+  if (std::string why = refuse_shape(request, a); !why.empty()) return why;
+  return a.d > 32 ? "" : "the head is no longer than 32";
+}
+Kernel prepare_wgmma(const KernelRequest& request) {
+  return {.run =
+              [](const void* params, const KernelArgs& args) {
+                const auto& a = *static_cast<const AttentionProblem*>(params);
+                attention_wgmma(a, attention_pointers(args, a), args.stream);
+              },
+          .params = std::make_shared<AttentionProblem>(attention_problem(request, 0)),
+          .detail = "warpgroups of 64 queries, tiles of 64 keys"};
 }
 
 // Few blocks of 64 queries, or few queries for a key head: the processors would not all have work, or read keys more than once.
@@ -55,7 +72,7 @@ std::string refuse_cluster(const KernelRequest& request) {
 
 void run_split(const void* params, const KernelArgs& args) {
   const auto& f = *static_cast<const ForwardParams*>(params);
-  attention_split(f.problem, attention_pointers(args), f.split, args.scratch, args.stream);
+  attention_split(f.problem, attention_pointers(args, f.problem), f.split, args.scratch, args.stream);
 }
 Kernel prepare_split_of(const KernelRequest& request, bool cluster) {
   auto p = std::make_shared<ForwardParams>();
@@ -63,8 +80,11 @@ Kernel prepare_split_of(const KernelRequest& request, bool cluster) {
   p->processors = request.device->processors;
   p->split = attention_split_of(p->problem, p->processors, cluster ? 8 : 32);
   p->split.cluster = cluster && p->split.splits > 1;
-  return {.run = run_split, .params = p, .scratch_bytes = attention_split_scratch(p->problem, p->split),
-          .detail = fmt::format("keys in {} parts, joined {}", p->split.splits, p->split.cluster ? "in a cluster" : "by a second kernel")};
+  return {.run = run_split,
+          .params = p,
+          .scratch_bytes = attention_split_scratch(p->problem, p->split),
+          .detail = fmt::format("keys in {} parts, joined {}", p->split.splits,
+                                p->split.cluster ? "in a cluster" : "by a second kernel")};
 }
 Kernel prepare_cluster(const KernelRequest& request) { return prepare_split_of(request, true); }
 Kernel prepare_split(const KernelRequest& request) { return prepare_split_of(request, false); }
@@ -77,18 +97,38 @@ Kernel prepare_grad(const KernelRequest& request) {
   const auto rows = static_cast<std::uint64_t>(a->b) * static_cast<std::uint64_t>(a->s) * static_cast<std::uint64_t>(a->h);
   return {.run =
               [](const void* params, const KernelArgs& args) {
-                attention_grad_mma(*static_cast<const AttentionProblem*>(params), attention_grad_pointers(args), args.scratch, args.stream);
+                attention_grad_mma(*static_cast<const AttentionProblem*>(params), attention_grad_pointers(args), args.scratch,
+                                   args.stream);
               },
-          .params = a, .scratch_bytes = rows * sizeof(float), .detail = "dk and dv by keys, dq by queries, P recomputed"};
+          .params = a,
+          .scratch_bytes = rows * sizeof(float),
+          .detail = "dk and dv by keys, dq by queries, P recomputed"};
 }
 
 }  // namespace
+
+// The same over columns of wider tensors.
+template <std::string (*refuse)(const KernelRequest&)>
+std::string refuse_columns(const KernelRequest& request) {
+  if (std::string why = refuse_fused_attention(request); !why.empty()) return why;
+  if (std::string why = refuse(request); !why.empty()) return why;
+  const AttentionProblem a = attention_problem(request, 0);
+  for (const std::int64_t elements : {a.q_token, a.k_token, a.v_token, a.q_begin, a.k_begin, a.v_begin})
+    if (elements % 8 != 0) return "a row does not begin at a multiple of 16 bytes";
+  return "";
+}
 
 std::vector<KernelRow> attention_mma_rows() {
   return {{"attention",
            {{"cuda.attention.decode_cluster", refuse_cluster, prepare_cluster},
             {"cuda.attention.decode", refuse_split, prepare_split},
+            {"cuda.attention.wgmma", refuse_wgmma, prepare_wgmma},
             {"cuda.attention.mma", refuse_mma, prepare_mma}}},
+          {"fused",
+           {{"cuda.fused_attention.decode_cluster", refuse_columns<refuse_cluster>, prepare_cluster},
+            {"cuda.fused_attention.decode", refuse_columns<refuse_split>, prepare_split},
+            {"cuda.fused_attention.wgmma", refuse_columns<refuse_wgmma>, prepare_wgmma},
+            {"cuda.fused_attention.mma", refuse_columns<refuse_mma>, prepare_mma}}},
           {"attention_grad", {{"cuda.attention_grad.mma", refuse_grad, prepare_grad}}}};
 }
 

@@ -27,17 +27,17 @@ __global__ void __launch_bounds__(32 * W, 2) mma_forward(AttentionProblem a, Att
   const int b = head / a.h, h = head % a.h, g = h / (a.h / a.g), first = tile * F::kQueries;
   const int least = visible_end(a, p.lengths, p.offsets, b, first);
   const int most = visible_end(a, p.lengths, p.offsets, b, min(first + F::kQueries, a.s) - 1);
-  const T* q = static_cast<const T*>(p.q) + query_row(a, b, 0, h);
-  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, g);
-  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, g);
-  const std::int64_t stride_q = static_cast<std::int64_t>(a.h) * a.d, stride_k = static_cast<std::int64_t>(a.g) * a.d;
+  const T* q = static_cast<const T*>(p.q) + query_in(a, b, 0, h);
+  const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, g, a.k_token);
+  const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, g, a.v_token);
+  const std::int64_t stride_o = static_cast<std::int64_t>(a.h) * a.d;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;   // this warp's rows in the tile
   const auto load_keys = [&](int j) {
     const std::uint32_t at = j % 2 * (C * D * 2);
-    load_tile<D, C, F::kThreads>(k_tiles + at, k, stride_k, j * C, most, a.d, threadIdx.x);
-    load_tile<D, C, F::kThreads>(v_tiles + at, v, stride_k, j * C, most, a.d, threadIdx.x);
+    load_tile<D, C, F::kThreads>(k_tiles + at, k, a.k_token, j * C, most, a.d, threadIdx.x);
+    load_tile<D, C, F::kThreads>(v_tiles + at, v, a.v_token, j * C, most, a.d, threadIdx.x);
   };
-  load_tile<D, F::kQueries, F::kThreads>(q_tile, q, stride_q, first, a.s, a.d, threadIdx.x);
+  load_tile<D, F::kQueries, F::kThreads>(q_tile, q, a.q_token, first, a.s, a.d, threadIdx.x);
   if (most > 0) load_keys(0);
   commit_copies();
 
@@ -75,16 +75,9 @@ __global__ void __launch_bounds__(32 * W, 2) mma_forward(AttentionProblem a, Att
           }
         },
         k_tiles + at);
-    if ((j + 1) * C > least) {
-      const int key = j * C + lane % 4 * 2;
+    if ((j + 1) * C > least)
 #pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int n = 0; n < C / 8; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            if (key + 8 * n + e % 2 >= end[m][e / 2]) s[m][n][e] = -INFINITY;
-    }
+      for (int m = 0; m < M; ++m) hide_keys<C>(s[m], j * C, end[m]);
 #pragma unroll
     for (int m = 0; m < M; ++m) online_softmax<C, D>(rows[m], s[m], out[m], scale_log2);
     product_with_rows<T, D, C, M>(out, s, v_tiles + at);
@@ -108,7 +101,7 @@ __global__ void __launch_bounds__(32 * W, 2) mma_forward(AttentionProblem a, Att
     stage_rows<T, D>(out[m], inverse, memory, own + 16 * m);
   }
   __syncwarp();
-  store_tile<D, 16 * M>(memory, static_cast<T*>(p.o) + query_row(a, b, 0, h), stride_q, own, first, a.s, a.d);
+  store_tile<D, 16 * M>(memory, static_cast<T*>(p.o) + query_row(a, b, 0, h), stride_o, own, first, a.s, a.d);
 }
 
 template <class T, int D, int M, int W, int C>

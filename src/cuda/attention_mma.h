@@ -7,6 +7,9 @@ namespace rhetor::gpu {
 
 void attention_mma(const AttentionProblem& a, const AttentionPointers& p, int processors, void* stream);
 
+// sm_90a, heads of 40 to 128.
+void attention_wgmma(const AttentionProblem& a, const AttentionPointers& p, void* stream);
+
 // The keys of a (batch, key head) split over `splits` blocks, its queries (positions x the heads that share keys) by 16. With `cluster`
 // (sm_90, at most 8 splits) the parts are joined through the blocks' shared memory, else by a second kernel through scratch.
 struct AttentionSplit {

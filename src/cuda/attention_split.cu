@@ -9,7 +9,7 @@
 namespace rhetor::gpu {
 namespace {
 
-constexpr int kSplitWarps = 4, kThreads = 32 * kSplitWarps, kTileKeys = 16;
+constexpr int kSplitWarps = 4, kSplitThreads = 32 * kSplitWarps, kTileKeys = 16;
 
 template <int D>
 struct Split {
@@ -54,7 +54,7 @@ __device__ inline void add_weighted(float4& sum, float w, float4 x) {
 // blockIdx.x: splits fastest (a cluster is the splits of one item), then blocks of 16 rows, key heads, batch.
 // parts [B,H,S][splits][D], stats [B,H,S][splits]: what the second kernel joins.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, AttentionPointers p, int splits, bool cluster, float* parts,
+__global__ void __launch_bounds__(kSplitThreads) split_forward(AttentionProblem a, AttentionPointers p, int splits, bool cluster, float* parts,
                                                           Part* stats, float scale_log2) {
   using F = Split<D>;
   extern __shared__ __align__(128) unsigned char memory[];
@@ -67,14 +67,13 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
   const int most = visible_end(a, p.lengths, p.offsets, b, row_of(a, g, last).i);
   const int share = ((most + splits - 1) / splits + kTileKeys - 1) / kTileKeys * kTileKeys;
   const int begin = min(split * share, most), stop = min(begin + share, most);
-  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, g);
-  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, g);
-  const std::int64_t stride = static_cast<std::int64_t>(a.g) * a.d;
-  for (int c = threadIdx.x; c < 16 * (D / 8); c += kThreads) {
+  const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, g, a.k_token);
+  const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, g, a.v_token);
+  for (int c = threadIdx.x; c < 16 * (D / 8); c += kSplitThreads) {
     const int r = c / (D / 8), chunk = c % (D / 8);
     const bool valid = first + r < rows && chunk * 8 < a.d;
     const Row row = row_of(a, g, valid ? first + r : first);
-    copy_async(q_tile + chunk_offset<D>(r, chunk), static_cast<const T*>(p.q) + query_row(a, b, row.i, row.h) + (valid ? chunk * 8 : 0), valid);
+    copy_async(q_tile + chunk_offset<D>(r, chunk), static_cast<const T*>(p.q) + query_in(a, b, row.i, row.h) + (valid ? chunk * 8 : 0), valid);
   }
   commit_copies();
   // This warp's tiles: every fourth of the split.
@@ -83,8 +82,8 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
   const auto load_keys = [&](int n) {
     if (n < count) {
       const std::uint32_t at = tiles + n % F::kStages * 2 * F::kTile;
-      load_tile<D, kTileKeys, 32>(at, k, stride, key_of(n), stop, a.d, lane);
-      load_tile<D, kTileKeys, 32>(at + F::kTile, v, stride, key_of(n), stop, a.d, lane);
+      load_tile<D, kTileKeys, 32>(at, k, a.k_token, key_of(n), stop, a.d, lane);
+      load_tile<D, kTileKeys, 32>(at + F::kTile, v, a.v_token, key_of(n), stop, a.d, lane);
     }
     commit_copies();
   };
@@ -97,7 +96,8 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
   for (int c = 0; c < D / 16; ++c) load_a<D>(q[c], q_tile, 0, c);
   int end[2];
 #pragma unroll
-  for (int r = 0; r < 2; ++r) end[r] = visible_end(a, p.lengths, p.offsets, b, row_of(a, g, min(first + lane / 4 + 8 * r, rows - 1)).i);
+  for (int r = 0; r < 2; ++r)
+    end[r] = min(stop, visible_end(a, p.lengths, p.offsets, b, row_of(a, g, min(first + lane / 4 + 8 * r, rows - 1)).i));
 
   RunningRows running;
   float out[1][D / 8][4] = {};
@@ -114,14 +114,7 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
           for (int e = 0; e < 4; ++e) x[e] = q[c][e];
         },
         at);
-    const int key = key_of(n) + lane % 4 * 2;
-    if (key_of(n) + kTileKeys > min(least, stop)) {
-#pragma unroll
-      for (int c = 0; c < kTileKeys / 8; ++c)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (key + 8 * c + e % 2 >= min(end[e / 2], stop)) s[0][c][e] = -INFINITY;
-    }
+    if (key_of(n) + kTileKeys > min(least, stop)) hide_keys<kTileKeys>(s[0], key_of(n), end);
     online_softmax<kTileKeys, D>(running, s[0], out[0], scale_log2);
     product_with_rows<T, D, kTileKeys, 1>(out, s, at + F::kTile);
   }
@@ -142,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
     if (lane % 4 == 0) found[warp * 16 + row] = {running.top[r], sum};
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < 16 * (D / 4); c += kThreads) {
+  for (int c = threadIdx.x; c < 16 * (D / 4); c += kSplitThreads) {
     const int r = c / (D / 4), dim = c % (D / 4) * 4;
     Part all{-INFINITY, 0};
     float4 sums{};
@@ -171,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
   // The blocks' parts become the result, each block joining its share of rows and dims.
   cluster_barrier();
   const int items = (last - first + 1) * (D / 4);
-  for (int c = split * kThreads + threadIdx.x; c < items; c += splits * kThreads) {
+  for (int c = split * kSplitThreads + threadIdx.x; c < items; c += splits * kSplitThreads) {
     const int r = c / (D / 4), dim = c % (D / 4) * 4;
     const std::uint32_t at = shared_address(found + kSplitWarps * 16 + r / 2 * 2);   // 16 bytes hold the parts of two rows
     Part all{-INFINITY, 0};
@@ -193,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) split_forward(AttentionProblem a, At
 
 // A warp joins a row's splits, a lane four dims.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads) join_splits(AttentionProblem a, AttentionPointers p, int splits, const float* parts,
+__global__ void __launch_bounds__(kSplitThreads) join_splits(AttentionProblem a, AttentionPointers p, int splits, const float* parts,
                                                         const Part* stats, float scale_log2) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kSplitWarps + threadIdx.x / 32;
   const int dim = threadIdx.x % 32 * 4;
@@ -246,7 +239,7 @@ void attention_split(const AttentionProblem& a, const AttentionPointers& p, cons
         together.val.clusterDim = {static_cast<unsigned>(how.splits), 1, 1};
         cudaLaunchConfig_t config{};
         config.gridDim = dim3(static_cast<unsigned>(grid));
-        config.blockDim = dim3(kThreads);
+        config.blockDim = dim3(kSplitThreads);
         config.dynamicSmemBytes = Split<D>::kShared;
         config.stream = stream(handle);
         config.attrs = &together;
@@ -254,11 +247,11 @@ void attention_split(const AttentionProblem& a, const AttentionPointers& p, cons
         require(cudaLaunchKernelEx(&config, kernel, a, p, how.splits, true, parts, stats, scale_log2), "attention_split in clusters");
         return;
       }
-      kernel<<<static_cast<unsigned>(grid), kThreads, Split<D>::kShared, stream(handle)>>>(a, p, how.splits, false, parts, stats, scale_log2);
+      kernel<<<static_cast<unsigned>(grid), kSplitThreads, Split<D>::kShared, stream(handle)>>>(a, p, how.splits, false, parts, stats, scale_log2);
       launched("attention_split");
       if (how.splits == 1) return;
       const auto join = join_splits<T, D>;
-      join<<<static_cast<unsigned>((rows + kSplitWarps - 1) / kSplitWarps), kThreads, 0, stream(handle)>>>(a, p, how.splits, parts, stats,
+      join<<<static_cast<unsigned>((rows + kSplitWarps - 1) / kSplitWarps), kSplitThreads, 0, stream(handle)>>>(a, p, how.splits, parts, stats,
                                                                                                           scale_log2);
       launched("attention_split join");
     });

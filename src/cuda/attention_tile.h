@@ -162,6 +162,14 @@ __device__ inline void product_by_rows(float (&c)[M][C / 8][4], LoadA&& a, std::
     }
   }
 }
+// The k-th A fragment of probabilities in C fragments, rounded.
+template <class T, int N>
+__device__ inline void round_fragment(Fragment (&x)[4], const float (&p)[N][4], int k) {
+  x[0] = pack<T>(p[2 * k][0], p[2 * k][1]);
+  x[1] = pack<T>(p[2 * k][2], p[2 * k][3]);
+  x[2] = pack<T>(p[2 * k + 1][0], p[2 * k + 1][1]);
+  x[3] = pack<T>(p[2 * k + 1][2], p[2 * k + 1][3]);
+}
 // c[M][D / 8] += P B for P [16 M x C] in C fragments, rounded here, and the C rows of `tile`.
 template <class T, int D, int C, int M>
 __device__ inline void product_with_rows(float (&c)[M][D / 8][4], const float (&p)[M][C / 8][4], std::uint32_t tile) {
@@ -169,12 +177,7 @@ __device__ inline void product_with_rows(float (&c)[M][D / 8][4], const float (&
   for (int k = 0; k < C / 16; ++k) {
     Fragment x[M][4];
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      x[m][0] = pack<T>(p[m][2 * k][0], p[m][2 * k][1]);
-      x[m][1] = pack<T>(p[m][2 * k][2], p[m][2 * k][3]);
-      x[m][2] = pack<T>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-      x[m][3] = pack<T>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
-    }
+    for (int m = 0; m < M; ++m) round_fragment<T>(x[m], p[m], k);
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
       Fragment y[4];
@@ -202,9 +205,9 @@ __device__ inline float row_max(float x) {
 struct RunningRows {
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 };
-// Scores of C more keys become probabilities relative to the new maximum; the sums and the outputs so far are rescaled.
-template <int C, int D>
-__device__ inline void online_softmax(RunningRows& rows, float (&s)[C / 8][4], float (&out)[D / 8][4], float scale_log2) {
+// Scores of C more keys become probabilities relative to the new maximum; `rescale` is what the outputs so far are to be multiplied by.
+template <int C>
+__device__ inline void next_probabilities(RunningRows& rows, float (&s)[C / 8][4], float (&rescale)[2], float scale_log2) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float top = rows.top[r];
@@ -212,7 +215,7 @@ __device__ inline void online_softmax(RunningRows& rows, float (&s)[C / 8][4], f
     for (int n = 0; n < C / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
     top = row_max(top);
     const float shift = top == -INFINITY ? 0.0f : top * scale_log2;   // no key seen yet: exp(-inf), not NaN
-    const float rescale = exp2_fast(fmaf(rows.top[r], scale_log2, -shift));
+    rescale[r] = exp2_fast(fmaf(rows.top[r], scale_log2, -shift));
     rows.top[r] = top;
     float sum = 0;
 #pragma unroll
@@ -221,13 +224,32 @@ __device__ inline void online_softmax(RunningRows& rows, float (&s)[C / 8][4], f
       s[n][2 * r + 1] = exp2_fast(fmaf(s[n][2 * r + 1], scale_log2, -shift));
       sum += s[n][2 * r] + s[n][2 * r + 1];
     }
-    rows.sum[r] = fmaf(rows.sum[r], rescale, sum);
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n) {
-      out[n][2 * r] *= rescale;
-      out[n][2 * r + 1] *= rescale;
-    }
+    rows.sum[r] = fmaf(rows.sum[r], rescale[r], sum);
   }
+}
+template <int D>
+__device__ inline void scale_rows(float (&out)[D / 8][4], const float (&factor)[2]) {
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) out[n][e] *= factor[e / 2];
+}
+template <int C, int D>
+__device__ inline void online_softmax(RunningRows& rows, float (&s)[C / 8][4], float (&out)[D / 8][4], float scale_log2) {
+  float rescale[2];
+  next_probabilities<C>(rows, s, rescale, scale_log2);
+  scale_rows<D>(out, rescale);
+}
+
+// Scores of keys from `end` on vanish; key: of the first column.
+template <int C>
+__device__ inline void hide_keys(float (&s)[C / 8][4], int key, const int (&end)[2]) {
+  const int own = key + static_cast<int>(threadIdx.x % 4) * 2;
+#pragma unroll
+  for (int n = 0; n < C / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (own + 8 * n + e % 2 >= end[e / 2]) s[n][e] = -INFINITY;
 }
 
 // 16 rows of C fragments, times factor[row half], into rows [row, row + 16) of a tile (one warp), to be read by chunks after __syncwarp().

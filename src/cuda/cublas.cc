@@ -13,9 +13,9 @@
 namespace rhetor::gpu {
 namespace {
 
-constexpr std::size_t kWorkspace = 32u << 20;   // what Hopper's split-k algorithms are made for
-constexpr std::uintptr_t kAlign = 256;          // of the workspace
-constexpr std::uint32_t kOperandAlign = 64;     // what the kernel contract promises
+constexpr std::size_t kWorkspace = 32u << 20;  // what Hopper's split-k algorithms are made for
+constexpr std::uintptr_t kAlign = 256;         // of the workspace
+constexpr std::uint32_t kOperandAlign = 64;    // what the kernel contract promises
 constexpr int kMaxAlgorithms = 16;
 
 struct Api {
@@ -72,24 +72,37 @@ cublasLtHandle_t handle_of(const CudaDevice& device) {
 
 std::optional<cudaDataType> data_type(DType dtype) {
   switch (dtype) {
-    case DType::f64: return CUDA_R_64F;
-    case DType::f32: return CUDA_R_32F;
-    case DType::f16: return CUDA_R_16F;
-    case DType::bf16: return CUDA_R_16BF;
-    case DType::f8e4m3: return CUDA_R_8F_E4M3;
-    case DType::f8e5m2: return CUDA_R_8F_E5M2;
-    case DType::i32: return CUDA_R_32I;
-    case DType::i8: return CUDA_R_8I;
-    default: return std::nullopt;
+    case DType::f64:
+      return CUDA_R_64F;
+    case DType::f32:
+      return CUDA_R_32F;
+    case DType::f16:
+      return CUDA_R_16F;
+    case DType::bf16:
+      return CUDA_R_16BF;
+    case DType::f8e4m3:
+      return CUDA_R_8F_E4M3;
+    case DType::f8e5m2:
+      return CUDA_R_8F_E5M2;
+    case DType::i32:
+      return CUDA_R_32I;
+    case DType::i8:
+      return CUDA_R_8I;
+    default:
+      return std::nullopt;
   }
 }
 
 std::optional<cublasLtEpilogue_t> epilogue(const LtProblem& p) {
   switch (p.activation) {
-    case Activation::none: return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    case Activation::relu: return p.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
-    case Activation::gelu_tanh: return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-    default: return std::nullopt;
+    case Activation::none:
+      return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    case Activation::relu:
+      return p.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+    case Activation::gelu_tanh:
+      return p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -100,9 +113,12 @@ union Factor {
 };
 Factor factor(DType dtype, int value) {
   Factor f{};
-  if (dtype == DType::f64) f.f64 = value;
-  else if (dtype == DType::i8) f.i32 = value;
-  else f.f32 = static_cast<float>(value);
+  if (dtype == DType::f64)
+    f.f64 = value;
+  else if (dtype == DType::i8)
+    f.i32 = value;
+  else
+    f.f32 = static_cast<float>(value);
   return f;
 }
 
@@ -140,7 +156,7 @@ class Plan final : public LtPlan {
 
   void run(const LtOperands& operands, void* workspace, void* stream, int algorithm) const override {
     const cublasLtMatmulHeuristicResult_t& a = algorithms_[static_cast<std::size_t>(algorithm)];
-    cublasLtMatmulDescOpaque_t desc = desc_;   // pointers are attributes: every call has its own descriptor
+    cublasLtMatmulDescOpaque_t desc = desc_;  // pointers are attributes: every call has its own descriptor
     if (p_.bias) set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
     if (p_.scaled) {
       set(desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.b_scale);
@@ -149,10 +165,11 @@ class Plan final : public LtPlan {
     const auto address = (reinterpret_cast<std::uintptr_t>(workspace) + kAlign - 1) / kAlign * kAlign;
     cublasLtMatrixLayoutOpaque_t wa = b_, wb = a_, wc = out_;
     const Factor alpha = factor(p_.a, 1), beta = factor(p_.a, p_.residual ? 1 : 0);
-    require_lt(api().matmul(handle_, &desc, &alpha, operands.b, &wa, operands.a, &wb, &beta, p_.residual ? operands.residual : operands.out,
-                            &wc, operands.out, &wc, &a.algo, reinterpret_cast<void*>(a.workspaceSize ? address : 0), a.workspaceSize,
-                            static_cast<cudaStream_t>(stream)),
-               "cublasLtMatmul");
+    require_lt(
+        api().matmul(handle_, &desc, &alpha, operands.b, &wa, operands.a, &wb, &beta,
+                     p_.residual ? operands.residual : operands.out, &wc, operands.out, &wc, &a.algo,
+                     reinterpret_cast<void*>(a.workspaceSize ? address : 0), a.workspaceSize, static_cast<cudaStream_t>(stream)),
+        "cublasLtMatmul");
   }
 
  private:
@@ -175,6 +192,7 @@ class Plan final : public LtPlan {
     for (const DType dtype : {p_.a, p_.b, p_.out})
       if (!data_type(dtype)) return fmt::format("cuBLASLt has no {}", name(dtype));
     if (!epilogue(p_)) return "cuBLASLt has no such activation";
+    if (p_.activation == Activation::gelu_tanh && p_.out == DType::f32) return "cuBLASLt's gelu is not exact to f32";
     if (p_.residual && p_.activation != Activation::none) return "cuBLASLt adds a residual before the activation";
     if (p_.batch >= 1ll << 31) return "the batch is too large";
     return "";
@@ -182,9 +200,15 @@ class Plan final : public LtPlan {
 
   void describe() {
     const bool integer = p_.a == DType::i8, wide = p_.a == DType::f64;
-    const cublasComputeType_t compute =
-        integer ? CUBLAS_COMPUTE_32I : wide ? CUBLAS_COMPUTE_64F : p_.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    require_lt(api().desc_init(&desc_, sizeof desc_, compute, integer ? CUDA_R_32I : wide ? CUDA_R_64F : CUDA_R_32F), "cublasLtMatmulDescInit");
+    const cublasComputeType_t compute = integer   ? CUBLAS_COMPUTE_32I
+                                        : wide    ? CUBLAS_COMPUTE_64F
+                                        : p_.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                  : CUBLAS_COMPUTE_32F;
+    require_lt(api().desc_init(&desc_, sizeof desc_, compute,
+                               integer ? CUDA_R_32I
+                               : wide  ? CUDA_R_64F
+                                       : CUDA_R_32F),
+               "cublasLtMatmulDescInit");
     // Rows of b as multiplied, [k, n], are columns [n, k]: as cuBLASLt wants its first operand; so for a.
     set(desc_, CUBLASLT_MATMUL_DESC_TRANSA, p_.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(desc_, CUBLASLT_MATMUL_DESC_TRANSB, p_.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -195,9 +219,11 @@ class Plan final : public LtPlan {
     matrix(out_, p_.out, p_.m, p_.n, false, p_.m * p_.n);
   }
   // `rows` x `cols` as multiplied; as stored its rows are columns to cuBLASLt.
-  void matrix(cublasLtMatrixLayoutOpaque_t& layout, DType dtype, std::int64_t rows, std::int64_t cols, bool transposed, std::int64_t stride) {
+  void matrix(cublasLtMatrixLayoutOpaque_t& layout, DType dtype, std::int64_t rows, std::int64_t cols, bool transposed,
+              std::int64_t stride) {
     if (transposed) std::swap(rows, cols);
-    require_lt(api().layout_init(&layout, sizeof layout, *data_type(dtype), static_cast<std::uint64_t>(cols), static_cast<std::uint64_t>(rows), cols),
+    require_lt(api().layout_init(&layout, sizeof layout, *data_type(dtype), static_cast<std::uint64_t>(cols),
+                                 static_cast<std::uint64_t>(rows), cols),
                "cublasLtMatrixLayoutInit");
     if (p_.batch == 1) return;
     set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(p_.batch));
@@ -215,7 +241,7 @@ class Plan final : public LtPlan {
       set(preference, operand, kOperandAlign);
     cublasLtMatmulDescOpaque_t desc = desc_;
     cublasLtMatrixLayoutOpaque_t wa = b_, wb = a_, wc = out_;
-    if (p_.bias || p_.scaled) {   // which pointers there will be decides which kernels can serve; where they point does not
+    if (p_.bias || p_.scaled) {  // which pointers there will be decides which kernels can serve; where they point does not
       const auto some = reinterpret_cast<const void*>(kAlign);
       if (p_.bias) set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, some);
       if (p_.scaled) {
@@ -229,17 +255,18 @@ class Plan final : public LtPlan {
         api().heuristic(handle_, &desc, &wa, &wb, &wc, &wc, &preference, kMaxAlgorithms, found.data(), &count);
     if (status == CUBLAS_STATUS_SUCCESS)
       for (int i = 0; i < count; ++i)
-        if (found[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS) algorithms_.push_back(found[static_cast<std::size_t>(i)]);
+        if (found[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS)
+          algorithms_.push_back(found[static_cast<std::size_t>(i)]);
     if (algorithms_.empty())
-      why_not_ = fmt::format("cuBLASLt has no algorithm for {} x {} -> {} of this layout ({})", name(p_.a), name(p_.b), name(p_.out),
-                             api().status_name(status));
+      why_not_ = fmt::format("cuBLASLt has no algorithm for {} x {} -> {} of this layout ({})", name(p_.a), name(p_.b),
+                             name(p_.out), api().status_name(status));
   }
 
   LtProblem p_;
   std::string why_not_;
   cublasLtHandle_t handle_ = nullptr;
   cublasLtMatmulDescOpaque_t desc_{};
-  cublasLtMatrixLayoutOpaque_t a_{}, b_{}, out_{};   // in our order of operands
+  cublasLtMatrixLayoutOpaque_t a_{}, b_{}, out_{};  // in our order of operands
   std::vector<cublasLtMatmulHeuristicResult_t> algorithms_;
 };
 
@@ -247,7 +274,7 @@ class Plan final : public LtPlan {
 
 std::shared_ptr<const LtPlan> lt_plan(const CudaDevice& device, const LtProblem& problem) {
   static std::mutex mutex;
-  static std::vector<std::pair<std::pair<int, LtProblem>, std::shared_ptr<const LtPlan>>> plans;   // a model has a few dozen
+  static std::vector<std::pair<std::pair<int, LtProblem>, std::shared_ptr<const LtPlan>>> plans;  // a model has a few dozen
   const std::lock_guard lock(mutex);
   const std::pair<int, LtProblem> key{device.index, problem};
   for (const auto& [known, plan] : plans)

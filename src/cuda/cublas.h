@@ -1,5 +1,6 @@
-// Matrix products by cuBLASLt, opened when first needed. A plan holds the descriptors and algorithms of one problem; equal problems
-// share it. cuBLASLt is column-major: c = a b in rows is c^T = b^T a^T in columns, so the operands change places and nothing is copied.
+// Matrix products by cuBLASLt, opened when first needed. A plan holds the descriptors and algorithms of one problem; equal
+// problems share it. cuBLASLt is column-major: c = a b in rows is c^T = b^T a^T in columns, so the operands change places and
+// nothing is copied.
 //
 // Every algorithm here gives the same bits run after run: reductions over parts of k go through the workspace in a fixed order.
 // Thread-safe.
@@ -15,26 +16,26 @@
 
 namespace rhetor::gpu {
 
-// out[batch, m, n] = activation(a' b' + bias) + 0, or a' b' + bias + residual; each matrix contiguous, its last two dims swapped in memory
-// if transposed. i8 x i8 gives i32; the rest sums in f32, f64 in f64.
+// out[batch, m, n] = activation(a' b' + bias) + 0, or a' b' + bias + residual; each matrix contiguous, its last two dims swapped
+// in memory if transposed. i8 x i8 gives i32; the rest sums in f32, f64 in f64.
 struct LtProblem {
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
-  bool shared_b = false;                        // one b for the whole batch
+  bool shared_b = false;  // one b for the whole batch
   DType a = DType::f32, b = DType::f32, out = DType::f32;
-  Activation activation = Activation::none;     // none, relu or gelu_tanh, the three that cuBLASLt knows
+  Activation activation = Activation::none;  // none, relu or gelu_tanh, the three that cuBLASLt knows
   bool bias = false;
   DType bias_dtype = DType::f32;
-  bool residual = false;                        // of dtype `out`
-  bool scaled = false;                          // a and b times an f32 scalar each, on the device
-  bool tf32 = false;                            // f32 operands rounded to 10 bits of mantissa
+  bool residual = false;  // of dtype `out`
+  bool scaled = false;    // a and b times an f32 scalar each, on the device
+  bool tf32 = false;      // f32 operands rounded to 10 bits of mantissa
   bool operator==(const LtProblem&) const = default;
 };
 
 struct LtOperands {
   const void *a = nullptr, *b = nullptr, *bias = nullptr, *residual = nullptr;
   const void *a_scale = nullptr, *b_scale = nullptr;
-  void* out = nullptr;                          // may be the residual
+  void* out = nullptr;  // may be the residual
 };
 
 class LtPlan {

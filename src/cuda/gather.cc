@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cuda/families.h"
 
 namespace rhetor::gpu {
@@ -60,12 +62,59 @@ Kernel gather_of(RowsProblem p) {
       g);
 }
 
-Kernel prepare_embedding_grad(const KernelRequest& r) {
+// ---- embedding_grad ----------------------------------------------------------------------------------
+RowsProblem table_of(const KernelRequest& r) {
   const Shape& table = r.out[0].shape;
+  return {.outer = 1, .size = table[0], .inner = table[1], .count = r.in[1].elements(), .index = r.in[1].dtype, .dtype = r.in[0].dtype};
+}
+std::string refuse_table(const KernelRequest& r) { return refuse_sums(r, r.in[0].dtype, 1); }
+Kernel prepare_table(const KernelRequest& r) {
   return kernel_of(
       [](const void* params, const KernelArgs& a) { add_rows(rows_of(params), true, nullptr, a.in[1], a.in[0], a.out[0], a.stream); },
-      RowsProblem{.outer = 1, .size = table[0], .inner = table[1], .count = r.in[1].elements(), .index = r.in[1].dtype,
-                  .dtype = r.in[0].dtype});
+      table_of(r));
+}
+
+std::string refuse_fast(const KernelRequest& r, const RowsProblem& p) {
+  if (p.dtype != DType::f32 && p.dtype != DType::bf16 && p.dtype != DType::f16) return "sums f32, bf16 and f16";
+  if (p.inner % 4 != 0) return "rows are not a multiple of 4 elements";
+  return refuse_sums(r, p.dtype, p.outer);
+}
+Kernel prepare_fast_table(const KernelRequest& r) {
+  return kernel_of(
+      [](const void* params, const KernelArgs& a) { sum_rows(rows_of(params), true, nullptr, a.in[1], a.in[0], a.out[0], a.stream); },
+      table_of(r));
+}
+
+// A table of few rows (token types) and many tokens: each chunk of the tokens sums a table of its own in scratch, then those are summed.
+constexpr std::int64_t kFewRows = 64, kManyTokens = 2048, kChunk = 256, kMostTables = 4096;
+std::string refuse_chunks(const KernelRequest& r) {
+  const RowsProblem p = table_of(r);
+  if (p.size > kFewRows) return "the table has more than 64 rows";
+  if (p.count < kManyTokens) return "there are fewer than 2,048 indices";
+  return refuse_fast(r, p);
+}
+Kernel prepare_chunks(const KernelRequest& r) {
+  RowsProblem p = table_of(r);
+  const std::int64_t parts = std::max<std::int64_t>(1, std::min((p.count + kChunk - 1) / kChunk, kMostTables / p.size));
+  p.chunk = (p.count + parts - 1) / parts;
+  p.outer = (p.count + p.chunk - 1) / p.chunk;
+  Kernel kernel = kernel_of(
+      [](const void* params, const KernelArgs& a) {
+        const RowsProblem& q = rows_of(params);
+        sum_rows(q, true, nullptr, a.in[1], a.in[0], a.scratch, a.stream);
+        sum_parts(q.outer, q.size * q.inner, a.scratch, a.out[0], a.stream);
+      },
+      p);
+  kernel.scratch_bytes = static_cast<std::uint64_t>(p.outer * p.size * p.inner) * sizeof(float);
+  return kernel;
+}
+
+// ---- the others --------------------------------------------------------------------------------------
+std::string refuse_fast_scatter(const KernelRequest& r) { return refuse_fast(r, around(r, axis_of(r))); }
+Kernel prepare_fast_scatter(const KernelRequest& r) {
+  return kernel_of([](const void* params,
+                      const KernelArgs& a) { sum_rows(rows_of(params), false, a.in[0], a.in[1], a.in[2], a.out[0], a.stream); },
+                   around(r, axis_of(r)));
 }
 Kernel prepare_scatter_add(const KernelRequest& r) {
   return kernel_of([](const void* params,
@@ -89,9 +138,12 @@ std::vector<KernelRow> embedding_rows() {
           {"gather", {{"cuda.gather", refuse_empty, [](const KernelRequest& r) { return gather_of(around(r, axis_of(r))); }}}},
           {"take_along", {{"cuda.take_along", refuse_empty, prepare_take}}},
           {"embedding_grad",
-           {{"cuda.embedding_grad", [](const KernelRequest& r) { return refuse_sums(r, r.in[0].dtype, 1); }, prepare_embedding_grad}}},
+           {{"cuda.embedding_grad.chunks", refuse_chunks, prepare_chunks},
+            {"cuda.embedding_grad.wide", [](const KernelRequest& r) { return refuse_fast(r, table_of(r)); }, prepare_fast_table},
+            {"cuda.embedding_grad", refuse_table, prepare_table}}},
           {"scatter_add",
-           {{"cuda.scatter_add", [](const KernelRequest& r) { return refuse_sums(r, r.in[0].dtype, around(r, axis_of(r)).outer); },
+           {{"cuda.scatter_add.wide", refuse_fast_scatter, prepare_fast_scatter},
+            {"cuda.scatter_add", [](const KernelRequest& r) { return refuse_sums(r, r.in[0].dtype, around(r, axis_of(r)).outer); },
              prepare_scatter_add}}},
           {"put_along_add",
            {{"cuda.put_along_add", [](const KernelRequest& r) { return refuse_sums(r, r.in[0].dtype, 1); }, prepare_put}}},

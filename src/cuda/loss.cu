@@ -40,12 +40,15 @@ __global__ void __launch_bounds__(512) backward_kernel(std::int64_t rows, std::i
     const A scale = dloss[row], shift = lse[row];
     T* to = dx + row * n;
     each_in_row(x + row * n, n, threadIdx.x, blockDim.x, [&](auto pack, std::int64_t at) {
+      if (target >= at && target < at + width(pack)) {   // one pack of the row: p - 1 without cancellation
 #pragma unroll
-      for (int e = 0; e < width(pack); ++e) {
-        const A power = A(widen(pack.v[e])) - shift;
-        // p - 1 without cancellation
-        const A value = at + e == target ? scale * expm1(power) : scale * exp_for<T>(power);
-        pack.v[e] = narrowed<T>(counts ? value : A(0));
+        for (int e = 0; e < width(pack); ++e) {
+          const A power = A(widen(pack.v[e])) - shift;
+          pack.v[e] = narrowed<T>(counts ? scale * (at + e == target ? expm1(power) : exp_for<T>(power)) : A(0));
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < width(pack); ++e) pack.v[e] = narrowed<T>(counts ? scale * exp_for<T>(A(widen(pack.v[e])) - shift) : A(0));
       }
       store_at(to + at, pack);
     });

@@ -17,9 +17,20 @@ MatmulProblem problem_of(const ContractionRequest& r) {
 // ---- cuBLASLt ------------------------------------------------------------------------------------
 LtProblem lt_problem(const ContractionRequest& r) {
   const MatmulProblem p = problem_of(r);
-  return {.batch = p.batch, .m = p.m, .n = p.n, .k = p.k, .transpose_a = p.transpose_a, .transpose_b = p.transpose_b,
-          .shared_b = p.shared_b, .a = p.a, .b = p.b, .out = p.c, .activation = r.epilogue.activation, .bias = r.epilogue.bias,
-          .bias_dtype = r.epilogue.bias_dtype, .residual = r.epilogue.residual};
+  return {.batch = p.batch,
+          .m = p.m,
+          .n = p.n,
+          .k = p.k,
+          .transpose_a = p.transpose_a,
+          .transpose_b = p.transpose_b,
+          .shared_b = p.shared_b,
+          .a = p.a,
+          .b = p.b,
+          .out = p.c,
+          .activation = r.epilogue.activation,
+          .bias = r.epilogue.bias,
+          .bias_dtype = r.epilogue.bias_dtype,
+          .residual = r.epilogue.residual};
 }
 
 class LtMatmul final : public Contraction {
@@ -29,7 +40,8 @@ class LtMatmul final : public Contraction {
     detail = plan_->text();
   }
   void enqueue(const ContractionCall& call) const override {
-    plan_->run({.a = call.in[0], .b = call.in[1], .bias = call.bias, .residual = call.residual, .out = call.out}, call.scratch, call.stream);
+    plan_->run({.a = call.in[0], .b = call.in[1], .bias = call.bias, .residual = call.residual, .out = call.out}, call.scratch,
+               call.stream);
   }
 
  private:
@@ -38,7 +50,8 @@ class LtMatmul final : public Contraction {
 
 std::string refuse_lt(const ContractionRequest& r) {
   if (r.epilogue.residual && r.epilogue.residual_dtype != r.out.dtype)
-    return fmt::format("cuBLASLt adds a residual of the result's dtype, not {} to {}", name(r.epilogue.residual_dtype), name(r.out.dtype));
+    return fmt::format("cuBLASLt adds a residual of the result's dtype, not {} to {}", name(r.epilogue.residual_dtype),
+                       name(r.out.dtype));
   return lt_plan(r.device, lt_problem(r))->why_not();
 }
 
@@ -47,9 +60,18 @@ class SimpleMatmul final : public Contraction {
  public:
   explicit SimpleMatmul(const ContractionRequest& r) {
     const MatmulProblem p = problem_of(r);
-    p_ = {.batch = p.batch, .m = p.m, .n = p.n, .k = p.k, .a_batch = p.m * p.k, .a_m = p.transpose_a ? 1 : p.k,
-          .a_k = p.transpose_a ? p.m : 1, .b_batch = p.shared_b ? 0 : p.k * p.n, .b_k = p.transpose_b ? 1 : p.n,
-          .b_n = p.transpose_b ? p.k : 1, .in = p.a, .out = p.c};
+    p_ = {.batch = p.batch,
+          .m = p.m,
+          .n = p.n,
+          .k = p.k,
+          .a_batch = p.m * p.k,
+          .a_m = p.transpose_a ? 1 : p.k,
+          .a_k = p.transpose_a ? p.m : 1,
+          .b_batch = p.shared_b ? 0 : p.k * p.n,
+          .b_k = p.transpose_b ? 1 : p.n,
+          .b_n = p.transpose_b ? p.k : 1,
+          .in = p.a,
+          .out = p.c};
     detail = "tiles of 64 x 64, no matrix units";
   }
   void enqueue(const ContractionCall& call) const override { simple_matmul(p_, call.in[0], call.in[1], call.out, call.stream); }
@@ -60,16 +82,18 @@ class SimpleMatmul final : public Contraction {
 
 }  // namespace
 
-const ContractionMaker kMatmulLt{refuse_lt, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
-                                   return std::make_unique<LtMatmul>(r);
-                                 }};
+const ContractionMaker kMatmulLt{
+    refuse_lt, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> { return std::make_unique<LtMatmul>(r); }};
 const ContractionMaker kMatmulSimple{
     [](const ContractionRequest& r) -> std::string { return r.epilogue.empty() ? "" : "computes no epilogue"; },
     [](const ContractionRequest& r) -> std::unique_ptr<Contraction> { return std::make_unique<SimpleMatmul>(r); }};
 
 // ---- what all contractions share -----------------------------------------------------------------
 Finish finish_of(const Epilogue& epilogue, const ContractionCall& call) {
-  return {.bias = call.bias, .residual = call.residual, .bias_dtype = epilogue.bias_dtype, .residual_dtype = epilogue.residual_dtype,
+  return {.bias = call.bias,
+          .residual = call.residual,
+          .bias_dtype = epilogue.bias_dtype,
+          .residual_dtype = epilogue.residual_dtype,
           .activation = epilogue.activation};
 }
 
@@ -93,16 +117,19 @@ Kernel contraction_kernel(std::unique_ptr<Contraction> contraction, std::size_t 
 }
 
 std::vector<KernelRow> matmul_rows() {
-  return {{"matmul",
-           {contraction_candidate<kMatmulLt>("cuda.matmul.lt"), contraction_candidate<kMatmulWgmma>("cuda.matmul.wgmma"),
-            contraction_candidate<kMatmulSimple>("cuda.matmul.simple")}},
-          {"matmul_i8",
-           {contraction_candidate<kMatmulI8Wgmma>("cuda.matmul_i8.wgmma"), contraction_candidate<kMatmulI8Lt>("cuda.matmul_i8.lt"),
-            contraction_candidate<kMatmulI8Simple>("cuda.matmul_i8.simple")}},
-          {"matmul_i4", {contraction_candidate<kMatmulI4Simple>("cuda.matmul_i4.simple")}},
-          {"matmul_w4",
-           {contraction_candidate<kMatmulW4Lt>("cuda.matmul_w4.lt"), contraction_candidate<kMatmulW4Simple>("cuda.matmul_w4.simple")}},
-          {"fused", fused_matmul_candidates()}};
+  return {
+      {"matmul",
+       {contraction_candidate<kMatmulLt>("cuda.matmul.lt"), contraction_candidate<kMatmulSmall>("cuda.small_matmul"),
+        contraction_candidate<kMatmulWgmma>("cuda.matmul.wgmma"),
+        contraction_candidate<kMatmulSimple>("cuda.matmul.simple")}},
+      {"matmul_i8",
+       {contraction_candidate<kMatmulI8Lt>("cuda.matmul_i8.lt"), contraction_candidate<kMatmulI8Wgmma>("cuda.matmul_i8.wgmma"),
+        contraction_candidate<kMatmulI8Simple>("cuda.matmul_i8.simple")}},
+      {"matmul_i4", {contraction_candidate<kMatmulI4Simple>("cuda.matmul_i4.simple")}},
+      {"matmul_w4",
+       {contraction_candidate<kMatmulW4Lt>("cuda.matmul_w4.lt"),
+        contraction_candidate<kMatmulW4Simple>("cuda.matmul_w4.simple")}},
+      {"fused", fused_matmul_candidates()}};
 }
 
 }  // namespace rhetor::gpu

@@ -1,5 +1,5 @@
-// Products by plain tiles in shared memory: for what nobody faster takes (odd layouts, f8, f64 without a library, k = 0, int4 in groups).
-// Bound by the f32 units at best; a block makes 64 x 64 sums, 16 a thread, from 32 k at a time.
+// Products by plain tiles in shared memory: for what nobody faster takes (odd layouts, f8, f64 without a library, k = 0, int4 in
+// groups). Bound by the f32 units at best; a block makes 64 x 64 sums, 16 a thread, from 32 k at a time.
 #include "cuda/matmul.h"
 
 namespace rhetor::gpu {
@@ -9,12 +9,14 @@ constexpr int kTile = 64, kDepth = 32, kThreads = 256;
 
 template <class T>
 __device__ inline auto value_of(T x) {
-  if constexpr (sizeof(T) == 1) return static_cast<float>(x);   // f8
-  else return widen(x);
+  if constexpr (sizeof(T) == 1)
+    return static_cast<float>(x);  // f8
+  else
+    return widen(x);
 }
 
-// A policy says what a(batch, row, k) and b(batch, k, col) are (Value), how a tile's sum (Part) joins the result (Sum), and where that
-// goes. k tiles are as deep as an int4 group.
+// A policy says what a(batch, row, k) and b(batch, k, col) are (Value), how a tile's sum (Part) joins the result (Sum), and where
+// that goes. k tiles are as deep as an int4 group.
 template <class P>
 __global__ void __launch_bounds__(kThreads) tiled(P p, std::int64_t m_size, std::int64_t n_size, std::int64_t k_size) {
   using Value = typename P::Value;
@@ -73,7 +75,7 @@ void launch_tiled(const P& p, std::int64_t batch, std::int64_t m, std::int64_t n
   launched("simple_matmul");
 }
 
-template <class T, class F>   // F: what sums are kept in
+template <class T, class F>  // F: what sums are kept in
 struct FloatPolicy {
   using Value = F;
   using Part = F;
@@ -83,13 +85,19 @@ struct FloatPolicy {
   void* c;
   __device__ bool a_by_k() const { return s.a_k == 1; }
   __device__ bool b_by_k() const { return s.b_n != 1; }
-  __device__ F a(std::int64_t batch, std::int64_t m, std::int64_t k) const { return value_of(x[batch * s.a_batch + m * s.a_m + k * s.a_k]); }
-  __device__ F b(std::int64_t batch, std::int64_t k, std::int64_t n) const { return value_of(y[batch * s.b_batch + k * s.b_k + n * s.b_n]); }
+  __device__ F a(std::int64_t batch, std::int64_t m, std::int64_t k) const {
+    return value_of(x[batch * s.a_batch + m * s.a_m + k * s.a_k]);
+  }
+  __device__ F b(std::int64_t batch, std::int64_t k, std::int64_t n) const {
+    return value_of(y[batch * s.b_batch + k * s.b_k + n * s.b_n]);
+  }
   __device__ void join(F& sum, F part, std::int64_t, std::int64_t, std::int64_t) const { sum += part; }
   __device__ void store(std::int64_t batch, std::int64_t m, std::int64_t n, F sum) const {
     const std::int64_t i = (batch * s.m + m) * s.n + n;
-    if (s.out == DType::f64) static_cast<double*>(c)[i] = static_cast<double>(sum);
-    else store_element(c, s.out, i, static_cast<float>(sum));
+    if (s.out == DType::f64)
+      static_cast<double*>(c)[i] = static_cast<double>(sum);
+    else
+      store_element(c, s.out, i, static_cast<float>(sum));
   }
 };
 
@@ -107,8 +115,10 @@ struct I8Policy {
   __device__ int b(std::int64_t, std::int64_t k, std::int64_t n) const { return w[n * s.k + k]; }
   __device__ void join(int& sum, int part, std::int64_t, std::int64_t, std::int64_t) const { sum += part; }
   __device__ void store(std::int64_t, std::int64_t m, std::int64_t n, int sum) const {
-    if (s.out == DType::f64) static_cast<double*>(c)[m * s.n + n] = double(sum) * double(x_scale[m]) * double(w_scale[n]);
-    else store_element(c, s.out, m * s.n + n, static_cast<float>(sum) * (x_scale[m] * w_scale[n]));
+    if (s.out == DType::f64)
+      static_cast<double*>(c)[m * s.n + n] = double(sum) * double(x_scale[m]) * double(w_scale[n]);
+    else
+      store_element(c, s.out, m * s.n + n, static_cast<float>(sum) * (x_scale[m] * w_scale[n]));
   }
 };
 
@@ -132,7 +142,9 @@ struct I4Policy {
     const std::int64_t groups = s.k / kDepth, g = k / kDepth;
     sum = fmaf(x_scale[m * groups + g] * __half2float(w_scale[n * groups + g]), static_cast<float>(part), sum);
   }
-  __device__ void store(std::int64_t, std::int64_t m, std::int64_t n, float sum) const { store_element(c, s.out, m * s.n + n, sum); }
+  __device__ void store(std::int64_t, std::int64_t m, std::int64_t n, float sum) const {
+    store_element(c, s.out, m * s.n + n, sum);
+  }
 };
 
 template <class T, class F>
@@ -153,14 +165,16 @@ struct W4Policy {
   }
   __device__ void join(F& sum, F part, std::int64_t, std::int64_t, std::int64_t) const { sum += part; }
   __device__ void store(std::int64_t, std::int64_t m, std::int64_t n, F sum) const {
-    if (s.out == DType::f64) static_cast<double*>(c)[m * s.n + n] = static_cast<double>(sum);
-    else store_element(c, s.out, m * s.n + n, static_cast<float>(sum));
+    if (s.out == DType::f64)
+      static_cast<double*>(c)[m * s.n + n] = static_cast<double>(sum);
+    else
+      store_element(c, s.out, m * s.n + n, static_cast<float>(sum));
   }
 };
 
 template <int W, class Index>
-__global__ void __launch_bounds__(256) finish_kernel(FinishCall p, const void* sums, const float* x_scale, const float* w_scale, Finish f,
-                                                     void* out) {
+__global__ void __launch_bounds__(256)
+    finish_kernel(FinishCall p, const void* sums, const float* x_scale, const float* w_scale, Finish f, void* out) {
   const Index packs = static_cast<Index>(p.m * p.n / W), per_row = static_cast<Index>(p.n / W);
   const bool fast = p.out == DType::bf16 || p.out == DType::f16;
   for (Index i = blockIdx.x * Index(256) + threadIdx.x; i < packs; i += gridDim.x * Index(256)) {
@@ -174,15 +188,18 @@ __global__ void __launch_bounds__(256) finish_kernel(FinishCall p, const void* s
 #pragma unroll
       for (int e = 0; e < W; ++e) x[e] *= x_scale[row] * scale[e];
     }
-    if (fast) finish<true>(f, flat, col, x);
-    else finish<false>(f, flat, col, x);
+    if (fast)
+      finish<true>(f, flat, col, x);
+    else
+      finish<false>(f, flat, col, x);
     store_elements(out, p.out, flat, x);
   }
 }
 
 // Tiles of 64 x 64 bytes, a thread 4 x 4 of them: four words in, turned by byte permutations, four words out.
-__global__ void __launch_bounds__(256) transpose_kernel(int rows, int cols, int col_tiles, const std::uint8_t* from, std::uint8_t* to) {
-  __shared__ std::uint32_t tile[64][17];   // [column][row / 4]
+__global__ void __launch_bounds__(256)
+    transpose_kernel(int rows, int cols, int col_tiles, const std::uint8_t* from, std::uint8_t* to) {
+  __shared__ std::uint32_t tile[64][17];  // [column][row / 4]
   const int r0 = blockIdx.x / col_tiles * 64, c0 = blockIdx.x % col_tiles * 64, x = threadIdx.x % 16, y = threadIdx.x / 16;
   std::uint32_t w[4];
 #pragma unroll
@@ -190,8 +207,8 @@ __global__ void __launch_bounds__(256) transpose_kernel(int rows, int cols, int 
     const int row = r0 + 4 * y + i, col = c0 + 4 * x;
     w[i] = row < rows && col < cols ? *reinterpret_cast<const std::uint32_t*>(from + std::int64_t(row) * cols + col) : 0;
   }
-  const std::uint32_t a = __byte_perm(w[0], w[1], 0x5140), b = __byte_perm(w[2], w[3], 0x5140), c = __byte_perm(w[0], w[1], 0x7362),
-                      d = __byte_perm(w[2], w[3], 0x7362);
+  const std::uint32_t a = __byte_perm(w[0], w[1], 0x5140), b = __byte_perm(w[2], w[3], 0x5140),
+                      c = __byte_perm(w[0], w[1], 0x7362), d = __byte_perm(w[2], w[3], 0x7362);
   tile[4 * x][y] = __byte_perm(a, b, 0x5410);
   tile[4 * x + 1][y] = __byte_perm(a, b, 0x7632);
   tile[4 * x + 2][y] = __byte_perm(c, d, 0x5410);
@@ -209,23 +226,30 @@ __global__ void __launch_bounds__(256) transpose_kernel(int rows, int cols, int 
 void simple_matmul(const StridedProduct& p, const void* a, const void* b, void* c, void* handle) {
   const auto run = [&](auto type, auto sum) {
     using T = decltype(type);
-    launch_tiled(FloatPolicy<T, decltype(sum)>{p, static_cast<const T*>(a), static_cast<const T*>(b), c}, p.batch, p.m, p.n, p.k, handle);
+    launch_tiled(FloatPolicy<T, decltype(sum)>{p, static_cast<const T*>(a), static_cast<const T*>(b), c}, p.batch, p.m, p.n, p.k,
+                 handle);
   };
-  if (p.in == DType::f64) run(double{}, double{});
-  else if (p.in == DType::f8e4m3) run(__nv_fp8_e4m3{}, float{});
-  else if (p.in == DType::f8e5m2) run(__nv_fp8_e5m2{}, float{});
-  else with_float(p.in, [&](auto type) { run(type, float{}); });
+  if (p.in == DType::f64)
+    run(double{}, double{});
+  else if (p.in == DType::f8e4m3)
+    run(__nv_fp8_e4m3{}, float{});
+  else if (p.in == DType::f8e5m2)
+    run(__nv_fp8_e5m2{}, float{});
+  else
+    with_float(p.in, [&](auto type) { run(type, float{}); });
 }
 
-void simple_matmul_i8(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c, void* handle) {
-  launch_tiled(I8Policy{p, static_cast<const std::int8_t*>(x), static_cast<const std::int8_t*>(w), static_cast<const float*>(x_scale),
-                        static_cast<const float*>(w_scale), c},
+void simple_matmul_i8(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c,
+                      void* handle) {
+  launch_tiled(I8Policy{p, static_cast<const std::int8_t*>(x), static_cast<const std::int8_t*>(w),
+                        static_cast<const float*>(x_scale), static_cast<const float*>(w_scale), c},
                1, p.m, p.n, p.k, handle);
 }
 
-void simple_matmul_i4(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c, void* handle) {
-  launch_tiled(I4Policy{p, static_cast<const std::int8_t*>(x), static_cast<const std::uint8_t*>(w), static_cast<const float*>(x_scale),
-                        static_cast<const __half*>(w_scale), c},
+void simple_matmul_i4(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c,
+                      void* handle) {
+  launch_tiled(I4Policy{p, static_cast<const std::int8_t*>(x), static_cast<const std::uint8_t*>(w),
+                        static_cast<const float*>(x_scale), static_cast<const __half*>(w_scale), c},
                1, p.m, p.n, p.k, handle);
 }
 
@@ -236,8 +260,10 @@ void simple_matmul_w4(const RowsProduct& p, const void* x, const void* w, const 
                                             static_cast<const __half*>(w_scale), c},
                  1, p.m, p.n, p.k, handle);
   };
-  if (p.in == DType::f64) run(double{}, double{});
-  else with_float(p.in, [&](auto type) { run(type, float{}); });
+  if (p.in == DType::f64)
+    run(double{}, double{});
+  else
+    with_float(p.in, [&](auto type) { run(type, float{}); });
 }
 
 void finish_product(const FinishCall& p, const void* sums, const float* x_scale, const float* w_scale, const Finish& f, void* out,
@@ -248,8 +274,10 @@ void finish_product(const FinishCall& p, const void* sums, const float* x_scale,
   const std::int64_t packs = wide ? elements / 8 : elements;
   const unsigned grid = blocks(packs, 256, 132 * 32);
   const auto run = [&](auto kernel) { kernel<<<grid, 256, 0, stream(handle)>>>(p, sums, x_scale, w_scale, f, out); };
-  if (packs >= 1ll << 31) run(wide ? finish_kernel<8, std::int64_t> : finish_kernel<1, std::int64_t>);
-  else run(wide ? finish_kernel<8, std::uint32_t> : finish_kernel<1, std::uint32_t>);
+  if (packs >= 1ll << 31)
+    run(wide ? finish_kernel<8, std::int64_t> : finish_kernel<1, std::int64_t>);
+  else
+    run(wide ? finish_kernel<8, std::uint32_t> : finish_kernel<1, std::uint32_t>);
   launched("finish_product");
 }
 

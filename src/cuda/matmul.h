@@ -16,14 +16,16 @@ void simple_matmul(const StridedProduct& p, const void* a, const void* b, void* 
 // Quantised products c[m, n] in `out`, weights by rows; as the ops matmul_i8, matmul_i4 and matmul_w4 define them.
 struct RowsProduct {
   std::int64_t m = 0, n = 0, k = 0;
-  DType in = DType::i8, out = DType::f32;   // in: of x
+  DType in = DType::i8, out = DType::f32;  // in: of x
 };
-void simple_matmul_i8(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c, void* stream);
-void simple_matmul_i4(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c, void* stream);
+void simple_matmul_i8(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c,
+                      void* stream);
+void simple_matmul_i4(const RowsProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, void* c,
+                      void* stream);
 void simple_matmul_w4(const RowsProduct& p, const void* x, const void* w, const void* w_scale, void* c, void* stream);
 
-// out = finish(sums [x_scale[row] w_scale[col]]), sums [m, n] in f32, bf16, f16 or i32; out may be the buffer of sums or of the residual
-// where the elements are of one size.
+// out = finish(sums [x_scale[row] w_scale[col]]), sums [m, n] in f32, bf16, f16 or i32; out may be the buffer of sums or of the
+// residual where the elements are of one size.
 struct FinishCall {
   std::int64_t m = 0, n = 0;
   DType sums = DType::f32, out = DType::f32;

@@ -1,5 +1,5 @@
-// Prepared products that run by themselves or inside a fused node: one list of ways (makers) for each contraction, used by the rows of the
-// plain op and of `fused`. Host side only.
+// Prepared products that run by themselves or inside a fused node: one list of ways (makers) for each contraction, used by the
+// rows of the plain op and of `fused`. Host side only.
 #pragma once
 
 #include <memory>
@@ -25,14 +25,14 @@ struct Epilogue {
 struct ContractionRequest {
   const CudaDevice& device;
   std::vector<Type> in;
-  std::vector<const Tensor*> constants;   // per operand, null if not known at compile time
-  Type out;                               // after the epilogue
-  const Attrs& attrs;                     // of the contraction
+  std::vector<const Tensor*> constants;  // per operand, null if not known at compile time
+  Type out;                              // after the epilogue
+  const Attrs& attrs;                    // of the contraction
   Epilogue epilogue = {};
 };
 
 struct ContractionCall {
-  const void* const* in;                  // the contraction's operands, null where absorbed
+  const void* const* in;  // the contraction's operands, null where absorbed
   const void* bias = nullptr;
   const void* residual = nullptr;
   void* out = nullptr;
@@ -45,7 +45,7 @@ class Contraction {
   virtual ~Contraction() = default;
   virtual void enqueue(const ContractionCall& call) const = 0;
   std::uint64_t scratch_bytes = 0, packed_bytes = 0;
-  std::vector<bool> absorbed;             // per operand; empty: none
+  std::vector<bool> absorbed;  // per operand; empty: none
   std::string detail;
 };
 
@@ -58,7 +58,7 @@ extern const ContractionMaker kMatmulLt, kMatmulWgmma, kMatmulSimple, kMatmulSma
 extern const ContractionMaker kMatmulI8Lt, kMatmulI8Wgmma, kMatmulI8Simple, kMatmulI8Small;
 extern const ContractionMaker kMatmulI4Simple, kMatmulI4Small;
 extern const ContractionMaker kMatmulW4Lt, kMatmulW4Simple;
-extern const ContractionMaker kMatmulF8Lt;   // matmul_f8.cc: operands as take_f8() gives them
+extern const ContractionMaker kMatmulF8Lt;  // matmul_f8.cc: operands as take_f8() gives them
 
 // The rows of the tensor seen as a matrix.
 inline std::int64_t rows_of(const Type& type) {
@@ -83,8 +83,8 @@ Candidate contraction_candidate(std::string_view name) {
 struct Taken : FusedParts {
   Attrs maker_attrs;
 };
-// Body: matmul of two dequantize_f8, perhaps reshaped or transposed on the way, and what follows. The contraction's operands are then
-// {a, a's scale, b, b's scale}, its attributes transpose_a and transpose_b with respect to how a and b lie in memory.
+// Body: matmul of two dequantize_f8, perhaps reshaped or transposed on the way, and what follows. The contraction's operands are
+// then {a, a's scale, b, b's scale}, its attributes transpose_a and transpose_b with respect to how a and b lie in memory.
 Taken take_f8(const KernelRequest& request);
 
 // A fused node whose epilogue is sum [+ bias] [activation] [+ residual]: which operands of the node they are (-1: absent).

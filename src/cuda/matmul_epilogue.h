@@ -26,12 +26,18 @@ __device__ inline float element(const void* p, DType dtype, std::int64_t i) {
   return static_cast<float>(static_cast<const double*>(p)[i]);
 }
 __device__ inline void store_element(void* p, DType dtype, std::int64_t i, float x) {
-  if (dtype == DType::f32) static_cast<float*>(p)[i] = x;
-  else if (dtype == DType::bf16) static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16_rn(x);
-  else if (dtype == DType::f16) static_cast<__half*>(p)[i] = __float2half_rn(x);
-  else if (dtype == DType::f8e4m3) static_cast<__nv_fp8_storage_t*>(p)[i] = __nv_cvt_float_to_fp8(x, __NV_NOSAT, __NV_E4M3);
-  else if (dtype == DType::f8e5m2) static_cast<__nv_fp8_storage_t*>(p)[i] = __nv_cvt_float_to_fp8(x, __NV_NOSAT, __NV_E5M2);
-  else static_cast<double*>(p)[i] = static_cast<double>(x);
+  if (dtype == DType::f32)
+    static_cast<float*>(p)[i] = x;
+  else if (dtype == DType::bf16)
+    static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16_rn(x);
+  else if (dtype == DType::f16)
+    static_cast<__half*>(p)[i] = __float2half_rn(x);
+  else if (dtype == DType::f8e4m3)
+    static_cast<__nv_fp8_storage_t*>(p)[i] = __nv_cvt_float_to_fp8(x, __NV_NOSAT, __NV_E4M3);
+  else if (dtype == DType::f8e5m2)
+    static_cast<__nv_fp8_storage_t*>(p)[i] = __nv_cvt_float_to_fp8(x, __NV_NOSAT, __NV_E5M2);
+  else
+    static_cast<double*>(p)[i] = static_cast<double>(x);
 }
 
 // W neighbours at a multiple of W, W = 8 in 16-byte accesses.
@@ -43,7 +49,8 @@ __device__ inline void elements(const void* p, DType dtype, std::int64_t i, floa
       const uint4 a = q[0], b = q[1];
       const std::uint32_t u[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-      for (int e = 0; e < 8; ++e) x[e] = dtype == DType::f32 ? __uint_as_float(u[e]) : static_cast<float>(static_cast<std::int32_t>(u[e]));
+      for (int e = 0; e < 8; ++e)
+        x[e] = dtype == DType::f32 ? __uint_as_float(u[e]) : static_cast<float>(static_cast<std::int32_t>(u[e]));
       return;
     }
     if (dtype == DType::bf16) {
@@ -93,7 +100,8 @@ __device__ inline void store_elements(void* p, DType dtype, std::int64_t i, cons
 // erf to 1.5e-7 absolutely, far below a 16-bit result's rounding, at a third of erff's price: Abramowitz and Stegun, 7.1.26.
 __device__ inline float fast_erf(float x) {
   const float a = fabsf(x), t = __frcp_rn(fmaf(0.3275911f, a, 1.0f));
-  const float poly = t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
+  const float poly =
+      t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
   return copysignf(fmaf(-poly, __expf(-a * a), 1.0f), x);
 }
 
@@ -103,20 +111,26 @@ __device__ inline float activate(Activation activation, float x) {
   const auto exp_of = [](float y) { return fast ? __expf(y) : expf(y); };
   const auto over = [](float a, float b) { return fast ? __fdividef(a, b) : a / b; };
   switch (activation) {
-    case Activation::relu: return x < 0.0f ? 0.0f : x;   // NaN stays
-    case Activation::gelu: return 0.5f * x * (1.0f + (fast ? fast_erf(x * 0.70710678f) : erff(x * 0.70710678f)));
-    case Activation::gelu_tanh: {   // (1 + tanh u) / 2 = 1 / (1 + e^-2u); the clamp keeps the quotient out of __fdividef's 0 at 2^126
+    case Activation::relu:
+      return x < 0.0f ? 0.0f : x;  // NaN stays
+    case Activation::gelu:
+      return 0.5f * x * (1.0f + (fast ? fast_erf(x * 0.70710678f) : erff(x * 0.70710678f)));
+    case Activation::gelu_tanh: {  // (1 + tanh u) / 2 = 1 / (1 + e^-2u); the clamp keeps the quotient out of __fdividef's 0 at
+                                   // 2^126
       const float u = -2.0f * 0.7978845608f * fmaf(0.044715f * x * x, x, x);
       return over(x, 1.0f + exp_of(fminf(u, 80.0f)));
     }
-    case Activation::silu: return over(x, 1.0f + exp_of(fminf(-x, 80.0f)));
-    case Activation::tanh: return tanhf(x);
-    default: return x;
+    case Activation::silu:
+      return over(x, 1.0f + exp_of(fminf(-x, 80.0f)));
+    case Activation::tanh:
+      return tanhf(x);
+    default:
+      return x;
   }
 }
 
-// The epilogue of W neighbours: `flat` is their place in the result, `col` in its row. A result may overwrite the residual: each element
-// is read here before its thread stores it.
+// The epilogue of W neighbours: `flat` is their place in the result, `col` in its row. A result may overwrite the residual: each
+// element is read here before its thread stores it.
 template <bool fast, int W>
 __device__ inline void finish(const Finish& f, std::int64_t flat, std::int64_t col, float (&x)[W]) {
   float y[W];

@@ -1,5 +1,6 @@
-// Products of FP8 tensors with one scale each: the nodes dequantize_f8 x dequantize_f8 -> matmul (ops/float8.cc, passes/float8.cc) as one
-// product of the FP8 numbers. Dequantising is exact there, so the result is the same but for the order of the sums.
+// Products of FP8 tensors with one scale each: the nodes dequantize_f8 x dequantize_f8 -> matmul (ops/float8.cc,
+// passes/float8.cc) as one product of the FP8 numbers. Dequantising is exact there, so the result is the same but for the order
+// of the sums.
 //
 // Hopper multiplies FP8 only as a[m, k] b[n, k]; an operand that lies otherwise is turned first, a pass over its bytes.
 #include "base/error.h"
@@ -14,7 +15,7 @@ namespace {
 // An operand of the matmul traced to its dequantize_f8: only moves that keep a matrix of rows, or turn it.
 struct Source {
   std::string why_not;
-  int q = -1, scale = -1;      // operands of the fused node
+  int q = -1, scale = -1;  // operands of the fused node
   bool turned = false;
 };
 Source trace(const Graph& body, ValueId v) {
@@ -62,15 +63,18 @@ Taken take_f8(const KernelRequest& r) {
   const Source a = trace(body, taken.anchor->inputs[0]), b = trace(body, taken.anchor->inputs[1]);
   for (const Source* source : {&a, &b})
     if (!source->why_not.empty()) return no(source->why_not);
-  const bool transpose_a = taken.anchor->attrs.b("transpose_a") != a.turned, transpose_b = taken.anchor->attrs.b("transpose_b") != b.turned;
+  const bool transpose_a = taken.anchor->attrs.b("transpose_a") != a.turned,
+             transpose_b = taken.anchor->attrs.b("transpose_b") != b.turned;
   const Shape &a_shape = body.type(taken.anchor->inputs[0]).shape, &b_shape = body.type(taken.anchor->inputs[1]).shape;
-  if (b_shape.rank() != 2 || (a_shape.rank() != 2 && taken.anchor->attrs.b("transpose_a"))) return no("the product is not one of two matrices");
+  if (b_shape.rank() != 2 || (a_shape.rank() != 2 && taken.anchor->attrs.b("transpose_a")))
+    return no("the product is not one of two matrices");
   taken.anchor_operands = {a.q, a.scale, b.q, b.scale};
   taken.maker_attrs = {{"transpose_a", transpose_a}, {"transpose_b", transpose_b}};
 
   std::vector<bool> reached(static_cast<std::size_t>(body.size()), false);
   for (const GraphOutput& output : body.outputs()) {
-    if (body.type(output.value).shape != taken.anchor->outputs[0].shape) return no("a result has another shape than the contraction");
+    if (body.type(output.value).shape != taken.anchor->outputs[0].shape)
+      return no("a result has another shape than the contraction");
     reached[static_cast<std::size_t>(output.value.node)] = true;
   }
   for (std::int32_t i = body.size() - 1; i >= 0; --i) {
@@ -79,7 +83,8 @@ Taken take_f8(const KernelRequest& r) {
       if (v.valid()) reached[static_cast<std::size_t>(v.node)] = true;
   }
   for (std::int32_t i = 0; i < body.size(); ++i)
-    if (body.is_input(i) && reached[static_cast<std::size_t>(i)]) taken.epilogue_operands.push_back(std::stoi(body.input_name(i)));
+    if (body.is_input(i) && reached[static_cast<std::size_t>(i)])
+      taken.epilogue_operands.push_back(std::stoi(body.input_name(i)));
   return taken;
 }
 
@@ -89,9 +94,19 @@ namespace {
 LtProblem f8_problem(const ContractionRequest& r) {
   const std::int64_t n = r.out.shape.last(), a_rows = rows_of(r.in[0]), a_cols = r.in[0].shape.last();
   const bool turned = r.attrs.b("transpose_a");
-  return {.m = turned ? a_cols : a_rows, .n = n, .k = turned ? a_rows : a_cols, .transpose_b = true, .shared_b = true,
-          .a = r.in[0].dtype, .b = r.in[2].dtype, .out = r.out.dtype, .activation = r.epilogue.activation, .bias = r.epilogue.bias,
-          .bias_dtype = r.epilogue.bias_dtype, .residual = r.epilogue.residual, .scaled = true};
+  return {.m = turned ? a_cols : a_rows,
+          .n = n,
+          .k = turned ? a_rows : a_cols,
+          .transpose_b = true,
+          .shared_b = true,
+          .a = r.in[0].dtype,
+          .b = r.in[2].dtype,
+          .out = r.out.dtype,
+          .activation = r.epilogue.activation,
+          .bias = r.epilogue.bias,
+          .bias_dtype = r.epilogue.bias_dtype,
+          .residual = r.epilogue.residual,
+          .scaled = true};
 }
 
 class LtF8 final : public Contraction {
@@ -101,7 +116,8 @@ class LtF8 final : public Contraction {
     b_ = turn_a_ ? aligned(static_cast<std::uint64_t>(p_.m * p_.k)) : 0;
     workspace_ = b_ + (turn_b_ ? aligned(static_cast<std::uint64_t>(p_.n * p_.k)) : 0);
     scratch_bytes = workspace_ + plan_->workspace_bytes();
-    detail = fmt::format("{} x {}{}{}, {}", name(p_.a), name(p_.b), turn_a_ ? ", a turned" : "", turn_b_ ? ", b turned" : "", plan_->text());
+    detail = fmt::format("{} x {}{}{}, {}", name(p_.a), name(p_.b), turn_a_ ? ", a turned" : "", turn_b_ ? ", b turned" : "",
+                         plan_->text());
   }
   void enqueue(const ContractionCall& call) const override {
     const void *a = call.in[0], *b = call.in[2];
@@ -113,7 +129,13 @@ class LtF8 final : public Contraction {
       transpose_bytes(p_.k, p_.n, b, at(call.scratch, b_), call.stream);
       b = at(call.scratch, b_);
     }
-    plan_->run({.a = a, .b = b, .bias = call.bias, .residual = call.residual, .a_scale = call.in[1], .b_scale = call.in[3], .out = call.out},
+    plan_->run({.a = a,
+                .b = b,
+                .bias = call.bias,
+                .residual = call.residual,
+                .a_scale = call.in[1],
+                .b_scale = call.in[3],
+                .out = call.out},
                at(call.scratch, workspace_), call.stream);
   }
 
@@ -121,21 +143,21 @@ class LtF8 final : public Contraction {
   LtProblem p_;
   std::shared_ptr<const LtPlan> plan_;
   bool turn_a_, turn_b_;
-  std::uint64_t b_ = 0, workspace_ = 0;   // where in the scratch
+  std::uint64_t b_ = 0, workspace_ = 0;  // where in the scratch
 };
 
 std::string refuse_f8(const ContractionRequest& r) {
   if (r.device.compute < 89) return "needs the FP8 units of sm_89";
   const LtProblem p = f8_problem(r);
-  if (p.m % 16 != 0 || p.n % 16 != 0 || p.k % 16 != 0) return fmt::format("[{}, {}, {}] is not made of blocks of 16", p.m, p.n, p.k);
+  if (p.m % 16 != 0 || p.n % 16 != 0 || p.k % 16 != 0)
+    return fmt::format("[{}, {}, {}] is not made of blocks of 16", p.m, p.n, p.k);
   if (r.epilogue.residual && r.epilogue.residual_dtype != r.out.dtype) return "the residual has another dtype than the result";
   return lt_plan(r.device, p)->why_not();
 }
 
 }  // namespace
 
-const ContractionMaker kMatmulF8Lt{refuse_f8, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
-                                     return std::make_unique<LtF8>(r);
-                                   }};
+const ContractionMaker kMatmulF8Lt{
+    refuse_f8, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> { return std::make_unique<LtF8>(r); }};
 
 }  // namespace rhetor::gpu

@@ -1,6 +1,6 @@
-// `fused` around a contraction, three ways: the epilogue inside the product's own kernel; the product, rounded to its declared dtype, then
-// one kernel for a chain of bias, activation and residual; or then a generated kernel for any pointwise body. The two later ways read and
-// write the result's bytes once more, mostly in the second-level cache.
+// `fused` around a contraction, three ways: the epilogue inside the product's own kernel; the product, rounded to its declared
+// dtype, then one kernel for a chain of bias, activation and residual; or then a generated kernel for any pointwise body. The two
+// later ways read and write the result's bytes once more, mostly in the second-level cache.
 #include <optional>
 
 #include "base/error.h"
@@ -63,15 +63,15 @@ std::optional<ChainedEpilogue> find_epilogue(const FusedParts& parts) {
         e.residual = true;
         e.residual_dtype = type.dtype;
         chain.residual = operand_number(source);
-      } else if (repeated && type.shape.rank() > 0 && type.shape.last() == shape.last() && type.elements() == shape.last() && !e.bias &&
-                 e.activation == Activation::none && !e.residual) {
+      } else if (repeated && type.shape.rank() > 0 && type.shape.last() == shape.last() && type.elements() == shape.last() &&
+                 !e.bias && e.activation == Activation::none && !e.residual) {
         e.bias = true;
         e.bias_dtype = type.dtype;
         chain.bias = operand_number(source);
       } else {
         return {};
       }
-    } else if (next->op->name != "cast" || made != last) {   // a last cast is the dtype stored
+    } else if (next->op->name != "cast" || made != last) {  // a last cast is the dtype stored
       return {};
     }
     current = made;
@@ -93,7 +93,7 @@ struct FusedParams {
   GeneratedPtr generated;
   std::vector<int> anchor_operands, epilogue_operands;
   std::size_t results = 1;
-  bool in_result = false;            // the product lies in result 0's buffer, else in scratch at:
+  bool in_result = false;  // the product lies in result 0's buffer, else in scratch at:
   std::uint64_t product = 0;
 };
 
@@ -104,8 +104,12 @@ void run_fused(const void* opaque, const KernelArgs& args) {
   const void* operands[kMaxOperands];
   for (std::size_t i = 0; i < p.anchor_operands.size(); ++i) operands[i] = args.in[p.anchor_operands[i]];
   const auto in = [&](int k) { return k < 0 ? nullptr : args.in[k]; };
-  ContractionCall call{.in = operands, .bias = in(p.chain.bias), .residual = in(p.chain.residual), .out = args.out[0],
-                       .scratch = args.scratch, .stream = args.stream};
+  ContractionCall call{.in = operands,
+                       .bias = in(p.chain.bias),
+                       .residual = in(p.chain.residual),
+                       .out = args.out[0],
+                       .scratch = args.scratch,
+                       .stream = args.stream};
   if (p.way == Way::inside) return p.contraction->enqueue(call);
   void* product = p.in_result ? args.out[0] : at(args.scratch, p.product);
   p.contraction->enqueue({.in = operands, .out = product, .scratch = args.scratch, .stream = args.stream});
@@ -117,7 +121,8 @@ void run_fused(const void* opaque, const KernelArgs& args) {
 }
 
 ContractionRequest inner(const KernelRequest& r, const Taken& parts) {
-  ContractionRequest inner{.device = *r.device, .in = {}, .constants = {}, .out = parts.anchor->outputs[0], .attrs = parts.maker_attrs};
+  ContractionRequest inner{
+      .device = *r.device, .in = {}, .constants = {}, .out = parts.anchor->outputs[0], .attrs = parts.maker_attrs};
   for (const int k : parts.anchor_operands) {
     inner.in.push_back(r.in[static_cast<std::size_t>(k)]);
     inner.constants.push_back(r.constants[static_cast<std::size_t>(k)]);
@@ -201,7 +206,7 @@ Kernel prepare_fused(const KernelRequest& r, Take take, const ContractionMaker& 
   for (std::size_t i = 0; i < absorbed.size(); ++i)
     if (absorbed[i]) kernel.absorbed[static_cast<std::size_t>(parts.anchor_operands[i])] = true;
   for (const int k : parts.epilogue_operands) kernel.absorbed[static_cast<std::size_t>(k)] = false;
-  for (std::size_t i = 0; i < parts.anchor_operands.size(); ++i)   // an operand may be read twice by the contraction
+  for (std::size_t i = 0; i < parts.anchor_operands.size(); ++i)  // an operand may be read twice by the contraction
     if (i >= absorbed.size() || !absorbed[i]) kernel.absorbed[static_cast<std::size_t>(parts.anchor_operands[i])] = false;
   kernel.detail = p->contraction->detail + after;
   kernel.params = p;
@@ -239,29 +244,29 @@ Candidate fused_candidate(std::string_view name) {
 }  // namespace
 
 std::vector<Candidate> fused_small_candidates() {
-  return {fused_candidate<Matmul, kMatmulSmall, Way::inside>("cuda.fused_matmul.small"),
-          fused_candidate<MatmulI8, kMatmulI8Small, Way::inside>("cuda.fused_matmul_i8.small"),
+  return {fused_candidate<MatmulI8, kMatmulI8Small, Way::inside>("cuda.fused_matmul_i8.small"),
           fused_candidate<MatmulI4, kMatmulI4Small, Way::inside>("cuda.fused_matmul_i4.small"),
-          fused_candidate<Matmul, kMatmulSmall, Way::generated>("cuda.fused_matmul.small_generated"),
           fused_candidate<MatmulI8, kMatmulI8Small, Way::generated>("cuda.fused_matmul_i8.small_generated"),
           fused_candidate<MatmulI4, kMatmulI4Small, Way::generated>("cuda.fused_matmul_i4.small_generated")};
 }
 
 std::vector<Candidate> fused_matmul_candidates() {
   return {fused_candidate<Matmul, kMatmulLt, Way::inside>("cuda.fused_matmul.lt"),
-          fused_candidate<Matmul, kMatmulWgmma, Way::inside>("cuda.fused_matmul.wgmma"),
-          fused_candidate<Matmul, kMatmulLt, Way::finish>("cuda.fused_matmul.lt_finish"),
+          fused_candidate<Matmul, kMatmulSmall, Way::inside>("cuda.fused_matmul.small"),
           fused_candidate<Matmul, kMatmulLt, Way::generated>("cuda.fused_matmul.lt_generated"),
-          fused_candidate<MatmulI8, kMatmulI8Wgmma, Way::inside>("cuda.fused_matmul_i8.wgmma"),
-          fused_candidate<MatmulI8, kMatmulI8Wgmma, Way::generated>("cuda.fused_matmul_i8.wgmma_generated"),
+          fused_candidate<Matmul, kMatmulLt, Way::finish>("cuda.fused_matmul.lt_finish"),
+          fused_candidate<Matmul, kMatmulWgmma, Way::inside>("cuda.fused_matmul.wgmma"),
           fused_candidate<MatmulI8, kMatmulI8Lt, Way::inside>("cuda.fused_matmul_i8.lt"),
           fused_candidate<MatmulI8, kMatmulI8Lt, Way::generated>("cuda.fused_matmul_i8.lt_generated"),
+          fused_candidate<MatmulI8, kMatmulI8Wgmma, Way::inside>("cuda.fused_matmul_i8.wgmma"),
+          fused_candidate<MatmulI8, kMatmulI8Wgmma, Way::generated>("cuda.fused_matmul_i8.wgmma_generated"),
           fused_candidate<MatmulW4, kMatmulW4Lt, Way::inside>("cuda.fused_matmul_w4.lt"),
           fused_candidate<MatmulW4, kMatmulW4Lt, Way::finish>("cuda.fused_matmul_w4.lt_finish"),
           fused_candidate<MatmulW4, kMatmulW4Lt, Way::generated>("cuda.fused_matmul_w4.lt_generated"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::inside>("cuda.fused_matmul_f8.lt"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::finish>("cuda.fused_matmul_f8.lt_finish"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::generated>("cuda.fused_matmul_f8.lt_generated"),
+          fused_candidate<Matmul, kMatmulSmall, Way::generated>("cuda.fused_matmul.small_generated"),
           fused_candidate<Matmul, kMatmulSimple, Way::finish>("cuda.fused_matmul.simple_finish"),
           fused_candidate<Matmul, kMatmulSimple, Way::generated>("cuda.fused_matmul.simple_generated"),
           fused_candidate<MatmulI8, kMatmulI8Simple, Way::finish>("cuda.fused_matmul_i8.simple_finish"),

@@ -1,5 +1,5 @@
-// Products of the shapes that the fast kernels are made for, with epilogues: every candidate that accepts, against the float64 oracle. The op
-// matrix has the odd shapes.
+// Products of the shapes that the fast kernels are made for, with epilogues: every candidate that accepts, against the float64
+// oracle. The op matrix has the odd shapes.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -13,13 +13,13 @@ namespace {
 
 struct Linear {
   std::int64_t m, n, k;
-  DType dtype = DType::bf16;   // of all operands; i8: of x and w, the rest is bf16
-  bool by_rows = true;         // w is [n, k]
+  DType dtype = DType::bf16;  // of all operands; i8: of x and w, the rest is bf16
+  bool by_rows = true;        // w is [n, k]
   std::string activation = "";
   bool bias = true, residual = false;
   std::string str() const {
-    return fmt::format("m{} n{} k{} {} {}{}{}{}", m, n, k, name(dtype), by_rows ? "[n,k] " : "[k,n] ", activation, bias ? " bias" : "",
-                       residual ? " residual" : "");
+    return fmt::format("m{} n{} k{} {} {}{}{}{}", m, n, k, name(dtype), by_rows ? "[n,k] " : "[k,n] ", activation,
+                       bias ? " bias" : "", residual ? " residual" : "");
   }
 };
 
@@ -49,14 +49,18 @@ Graph graph_of(const Linear& l) {
   if (l.residual) y = add(y, in[next++]);
   body.output("0", y);
   Graph graph;
-  graph.output("0", fused(graph, inputs(graph), std::make_shared<const Graph>(std::move(body)), integer ? "matmul_i8" : "matmul")[0]);
+  graph.output("0",
+               fused(graph, inputs(graph), std::make_shared<const Graph>(std::move(body)), integer ? "matmul_i8" : "matmul")[0]);
   return graph;
 }
 
 // gelu_tanh(x w + bias) in FP8, its operands lying as told: x [k, m] if turned, w [n, k] or [k, n].
 Graph f8_graph(std::int64_t m, std::int64_t n, std::int64_t k, bool turned, bool by_rows, DType gradient) {
-  const std::vector<Type> types{{DType::f8e4m3, turned ? Shape{k, m} : Shape{m, k}}, {DType::f32, Shape{}},
-                                {gradient, by_rows ? Shape{n, k} : Shape{k, n}}, {DType::f32, Shape{}}, {DType::bf16, {n}}};
+  const std::vector<Type> types{{DType::f8e4m3, turned ? Shape{k, m} : Shape{m, k}},
+                                {DType::f32, Shape{}},
+                                {gradient, by_rows ? Shape{n, k} : Shape{k, n}},
+                                {DType::f32, Shape{}},
+                                {DType::bf16, {n}}};
   const auto inputs = [&](Graph& g) {
     std::vector<Value> values;
     for (std::size_t i = 0; i < types.size(); ++i) values.push_back(g.input(std::to_string(i), types[i]));
@@ -116,13 +120,18 @@ TEST(CudaMatmul, FewRows) {
     for (const std::int64_t m : {1, 3, 8, 11, 16})
       for (const bool by_rows : {true, false}) {
         if (dtype == DType::i8 && !by_rows) continue;
-        const auto ran = check({.m = m, .n = 136, .k = 304, .dtype = dtype, .by_rows = by_rows, .activation = m == 3 ? "silu" : "gelu",
+        const auto ran = check({.m = m,
+                                .n = 136,
+                                .k = 304,
+                                .dtype = dtype,
+                                .by_rows = by_rows,
+                                .activation = m == 3 ? "silu" : "gelu",
                                 .residual = m == 8});
         EXPECT_TRUE(ran.contains(dtype == DType::i8 ? "cuda.fused_matmul_i8.small" : "cuda.fused_matmul.small"));
       }
-  check({.m = 2, .n = 6000, .k = 1536});                        // several stages, wide blocks
+  check({.m = 2, .n = 6000, .k = 1536});  // several stages, wide blocks
   check({.m = 12, .n = 6000, .k = 1536, .residual = true});
-  check({.m = 2, .n = 768, .k = 3072, .by_rows = false});       // clusters
+  check({.m = 2, .n = 768, .k = 3072, .by_rows = false});  // clusters
   check({.m = 16, .n = 328, .k = 3076, .by_rows = false});
 }
 
@@ -141,9 +150,12 @@ TEST(CudaMatmul, Tiles) {
   for (const DType dtype : {DType::bf16, DType::f16, DType::i8})
     for (const bool by_rows : {true, false}) {
       if (dtype == DType::i8 && !by_rows) continue;
-      for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{64, 64, 64}, {64, 64, 128}, {150, 200, 144}, {700, 840, 272},
-                                                                            {1100, 1000, 80}, {1500, 1496, 80}}) {
-        const auto ran = check({.m = m, .n = n, .k = k, .dtype = dtype, .by_rows = by_rows, .activation = "gelu", .residual = m == 150});
+      std::vector<std::array<std::int64_t, 3>> shapes{{64, 64, 64}, {64, 64, 128}, {150, 200, 144}, {1100, 1000, 80}};
+      if (dtype != DType::f16)  // long enough to go round the ring of stages
+        for (const auto& shape : {std::array<std::int64_t, 3>{700, 840, 528}, {1500, 1496, 272}}) shapes.push_back(shape);
+      for (const auto& [m, n, k] : shapes) {
+        const auto ran =
+            check({.m = m, .n = n, .k = k, .dtype = dtype, .by_rows = by_rows, .activation = "gelu", .residual = m == 150});
         EXPECT_TRUE(!hopper || ran.contains(dtype == DType::i8 ? "cuda.fused_matmul_i8.wgmma" : "cuda.fused_matmul.wgmma"));
       }
     }
@@ -154,9 +166,96 @@ TEST(CudaMatmul, Float8) {
   for (const DType gradient : {DType::f8e4m3, DType::f8e5m2})
     for (const bool turned : {false, true})
       for (const bool by_rows : {false, true}) {
-        const auto ran = check(f8_graph(96, 208, 144, turned, by_rows, gradient), fmt::format("f8 {} {} {}", turned, by_rows, name(gradient)));
+        const auto ran =
+            check(f8_graph(96, 208, 144, turned, by_rows, gradient), fmt::format("f8 {} {} {}", turned, by_rows, name(gradient)));
         EXPECT_TRUE(device_room().device().compute < 89 || ran.contains("cuda.fused_matmul_f8.lt_finish"));
       }
+}
+
+// Microseconds a run, from a recording of runs over as many copies of the operands as the second-level cache cannot hold.
+double microseconds(const Kernel& kernel, const std::vector<Tensor>& operands, std::uint64_t result_bytes) {
+  constexpr int kRuns = 24;
+  DeviceRoom& room = device_room();
+  std::uint64_t bytes = result_bytes;
+  for (const Tensor& t : operands) bytes += t.bytes();
+  const int copies =
+      static_cast<int>(std::min<std::uint64_t>(kRuns, 2 * static_cast<std::uint64_t>(room.device().l2_bytes) / bytes + 1));
+  std::vector<std::vector<std::shared_ptr<void>>> in(static_cast<std::size_t>(copies));
+  for (auto& copy : in)
+    for (const Tensor& t : operands) {
+      copy.push_back(cuda_allocate(room.device(), CudaMemory::device, t.bytes()));
+      cuda_copy(copy.back().get(), t.raw(), t.bytes());
+    }
+  const auto out = cuda_allocate(room.device(), CudaMemory::device, result_bytes);
+  const auto scratch = cuda_allocate(room.device(), CudaMemory::device, kernel.scratch_bytes);
+  CudaStream& stream = room.stream();
+  const auto launch = [&](int run) {
+    std::vector<const void*> pointers;
+    for (const auto& buffer : in[static_cast<std::size_t>(run % copies)]) pointers.push_back(buffer.get());
+    void* results[1] = {out.get()};
+    kernel.run(
+        kernel.params.get(),
+        {.in = pointers.data(), .out = results, .scratch = scratch.get(), .pool = test_pool(1), .stream = stream.handle()});
+  };
+  launch(0);
+  stream.synchronize();
+  stream.begin_recording();
+  for (int run = 0; run < kRuns; ++run) launch(run);
+  const auto recording = stream.end_recording();
+  stream.make_marks(2);
+  double best = 1;
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    stream.mark(0);
+    stream.run(recording.get());
+    stream.mark(1);
+    stream.synchronize();
+    if (repeat > 0) best = std::min(best, stream.seconds(0, 1) / kRuns);
+  }
+  return best * 1e6;
+}
+
+// RHETOR_CUDA_BENCH=1: the layers of BERT-base and of decoding, every candidate but the plain tiles.
+TEST(CudaMatmul, Times) {
+  if (!cuda_absence().empty() || !std::getenv("RHETOR_CUDA_BENCH"))
+    GTEST_SKIP() << "set RHETOR_CUDA_BENCH on a machine with a GPU";
+  const std::vector<Linear> layers{{.m = 4096, .n = 3072, .k = 768, .dtype = DType::f16, .activation = "gelu"},
+                                   {.m = 4096, .n = 3072, .k = 768, .dtype = DType::f16, .by_rows = false, .activation = "gelu"},
+                                   {.m = 4096, .n = 3072, .k = 768, .dtype = DType::i8, .activation = "gelu"},
+                                   {.m = 4096, .n = 768, .k = 3072, .dtype = DType::f16, .residual = true},
+                                   {.m = 4096, .n = 768, .k = 3072, .dtype = DType::i8, .residual = true},
+                                   {.m = 128, .n = 3072, .k = 768, .dtype = DType::f16, .activation = "gelu"},
+                                   {.m = 1, .n = 4096, .k = 4096, .bias = false, .residual = true},
+                                   {.m = 1, .n = 11008, .k = 4096, .activation = "silu", .bias = false},
+                                   {.m = 1, .n = 4096, .k = 11008, .bias = false, .residual = true},
+                                   {.m = 8, .n = 11008, .k = 4096, .bias = false, .residual = true},
+                                   {.m = 16, .n = 4096, .k = 4096, .bias = false, .residual = true},
+                                   {.m = 1, .n = 4096, .k = 4096, .dtype = DType::i8},
+                                   {.m = 1, .n = 2304, .k = 768, .by_rows = false},
+                                   {.m = 1, .n = 768, .k = 3072, .by_rows = false, .residual = true}};
+  for (const Linear& l : layers) {
+    const Graph graph = graph_of(l);
+    const Node& node = graph.node(graph.outputs()[0].value);
+    std::vector<Tensor> operands;
+    KernelRequest request{
+        .graph = graph, .node = node, .in = {}, .out = node.outputs, .constants = {}, .device = &device_room().device()};
+    for (const ValueId v : node.inputs) {
+      operands.push_back(random_tensor(graph.type(v), 3 + operands.size()));
+      request.in.push_back(graph.type(v));
+      request.constants.push_back(nullptr);
+    }
+    for (const KernelRow& row : cuda_kernel_table())
+      for (const Candidate& candidate : row.candidates) {
+        if (row.op != "fused" || candidate.name.find("simple") != std::string_view::npos || !candidate.refuse(request).empty())
+          continue;
+        const Deadline deadline(l.str() + " / " + std::string(candidate.name), 30);
+        const ChosenKernel chosen = choose_cuda_kernel(request, candidate.name);
+        const double us = microseconds(chosen.kernel, operands, node.outputs[0].bytes());
+        const double flops = 2.0 * static_cast<double>(l.m * l.n * l.k),
+                     bytes = static_cast<double>(l.n * l.k) * byte_size(l.dtype);
+        fmt::print("{:48} {:34} {:8.2f} us {:7.1f} TFLOP/s, weights {:6.0f} GB/s  {}\n", l.str(), candidate.name, us,
+                   flops / us * 1e-6, bytes / us * 1e-3, chosen.kernel.detail);
+      }
+  }
 }
 
 }  // namespace

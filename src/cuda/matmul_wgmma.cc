@@ -8,12 +8,21 @@
 namespace rhetor::gpu {
 namespace {
 
-std::int64_t tiles(std::int64_t m, std::int64_t n, std::int64_t size) { return ((m + size - 1) / size) * ((n + size - 1) / size); }
+std::int64_t tiles(std::int64_t m, std::int64_t n, std::int64_t size) {
+  return ((m + size - 1) / size) * ((n + size - 1) / size);
+}
 
 WgmmaProduct product_of(const ContractionRequest& r, std::int64_t m, std::int64_t n, std::int64_t k, bool b_by_rows) {
-  // Where large tiles would keep but half of the processors busy, small ones are faster in spite of reading the operands more often.
-  return {.m = m, .n = n, .k = k, .in = r.in[0].dtype, .out = r.out.dtype, .b_by_rows = b_by_rows,
-          .small_tiles = 2 * tiles(m, n, 128) <= r.device.processors, .processors = r.device.processors};
+  // Where large tiles would keep but half of the processors busy, or are too few to go in pairs, small ones are faster in spite
+  // of reading the operands more often.
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .in = r.in[0].dtype,
+          .out = r.out.dtype,
+          .b_by_rows = b_by_rows,
+          .small_tiles = m <= 128 || 2 * tiles(m, n, 128) <= r.device.processors,
+          .processors = r.device.processors};
 }
 
 std::string refuse_shape(const ContractionRequest& r, std::int64_t m, std::int64_t n, std::int64_t k) {

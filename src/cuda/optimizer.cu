@@ -11,7 +11,7 @@ namespace rhetor::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr unsigned kGrid = 132 * 8;   // blocks: enough for every processor, few enough that the corrections are computed seldom
+constexpr int kPacksEach = 2;   // a thread's packs: more would leave processors idle at the end, fewer compute the corrections more often
 
 template <class P>
 struct AdamwNumbers {
@@ -95,7 +95,7 @@ void adamw(const UpdateProblem& u, const void* p, const void* g, const AdamwStat
     const AdamwNumbers<P> a{static_cast<P>(u.beta1), static_cast<P>(u.beta2), static_cast<P>(1 - u.beta1), static_cast<P>(1 - u.beta2),
                             static_cast<P>(u.eps),   static_cast<P>(u.decay), std::log(u.beta1),           std::log(u.beta2)};
     const auto at = [](const void* x) { return static_cast<const P*>(x); };
-    adamw_kernel<<<blocks(u.elements, kThreads * kPack<P>, kGrid), kThreads, 0, stream(to)>>>(
+    adamw_kernel<<<blocks(u.elements, kThreads * kPacksEach * kPack<P>, 1 << 30), kThreads, 0, stream(to)>>>(
         u.elements, a, at(p), static_cast<const G*>(g), at(s.m), at(s.v), at(s.lr), at(s.step), at(s.g_scale),
         static_cast<const std::uint8_t*>(s.apply), static_cast<P*>(new_p), static_cast<P*>(s.new_m), static_cast<P*>(s.new_v));
   });
@@ -108,7 +108,7 @@ void sgd(const UpdateProblem& u, const void* p, const void* g, const void* lr, c
     using P = decltype(weight);
     using G = decltype(gradient);
     const auto at = [](const void* x) { return static_cast<const P*>(x); };
-    sgd_kernel<<<blocks(u.elements, kThreads * kPack<P>, kGrid), kThreads, 0, stream(to)>>>(
+    sgd_kernel<<<blocks(u.elements, kThreads * kPacksEach * kPack<P>, 1 << 30), kThreads, 0, stream(to)>>>(
         u.elements, at(p), static_cast<const G*>(g), at(lr), at(g_scale), static_cast<P*>(new_p));
   });
   launched("sgd");

@@ -89,24 +89,27 @@ Kernel prepare_stochastic_round(const KernelRequest& r) {
         const Params& q = of(params);
         stochastic_round(q.elements, q.number, q.offset, a.in[0], a.in[1], a.out[0], a.stream);
       },
-      {.elements = r.in[0].elements(), .number = static_cast<std::uint64_t>(r.node.attrs.i("stream")),
+      {.elements = r.in[0].elements(),
+       .number = static_cast<std::uint64_t>(r.node.attrs.i("stream")),
        .offset = static_cast<std::uint64_t>(r.node.attrs.i("offset"))});
 }
 
 }  // namespace
 
 std::vector<KernelRow> quantize_rows() {
-  return {{"quantize_rows",
-           {{"cuda.quantize_rows", [](const KernelRequest& r) { return refuse_any(r.in[0].dtype); }, prepare_quantize_rows}}},
-          {"dequantize_rows",
-           {{"cuda.dequantize_rows", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_rows}}},
-          {"dequantize_i4",
-           {{"cuda.dequantize_i4", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_i4}}},
-          {"quantize_f8",
-           {{"cuda.quantize_f8", [](const KernelRequest& r) { return refuse_narrow(r.in[0].dtype); }, prepare_quantize_f8}}},
-          {"dequantize_f8",
-           {{"cuda.dequantize_f8", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_f8}}},
-          {"stochastic_round", {{"cuda.stochastic_round", [](const KernelRequest&) { return std::string(); }, prepare_stochastic_round}}}};
+  return {
+      {"quantize_rows",
+       {{"cuda.quantize_rows", [](const KernelRequest& r) { return refuse_any(r.in[0].dtype); }, prepare_quantize_rows}}},
+      {"dequantize_rows",
+       {{"cuda.dequantize_rows", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_rows}}},
+      {"dequantize_i4",
+       {{"cuda.dequantize_i4", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_i4}}},
+      {"quantize_f8",
+       {{"cuda.quantize_f8", [](const KernelRequest& r) { return refuse_narrow(r.in[0].dtype); }, prepare_quantize_f8}}},
+      {"dequantize_f8",
+       {{"cuda.dequantize_f8", [](const KernelRequest& r) { return refuse_any(r.out[0].dtype); }, prepare_dequantize_f8}}},
+      {"stochastic_round",
+       {{"cuda.stochastic_round", [](const KernelRequest&) { return std::string(); }, prepare_stochastic_round}}}};
 }
 
 }  // namespace rhetor::gpu

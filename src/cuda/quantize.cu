@@ -1,6 +1,7 @@
-// Changes between floats and narrow integers or f8. All are memory-bound: quantize_rows reads a row once (kept in registers) and writes a
-// quarter to a half of it; quantize_f8 reads its operand twice, since the scale is of the whole tensor, the second time mostly from the
-// second-level cache; the others read and write each element once. A maximum does not depend on the order it is taken in.
+// Changes between floats and narrow integers or f8. All are memory-bound: quantize_rows reads a row once (kept in registers) and
+// writes a quarter to a half of it; quantize_f8 reads its operand twice, since the scale is of the whole tensor, the second time
+// mostly from the second-level cache; the others read and write each element once. A maximum does not depend on the order it is
+// taken in.
 #include "base/rng.h"
 #include "cuda/quantize.h"
 
@@ -8,14 +9,22 @@ namespace rhetor::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kKept = 4;      // packs of a row that a thread keeps in registers between the maximum and the codes
+constexpr int kKept = 4;  // packs of a row that a thread keeps in registers between the maximum and the codes
 constexpr unsigned kGrid = 132 * 16;
 
-template <class T> struct Computes { using Type = float; };
-template <> struct Computes<double> { using Type = double; };
+template <class T>
+struct Computes {
+  using Type = float;
+};
+template <>
+struct Computes<double> {
+  using Type = double;
+};
 
 template <class T, int W>
-__device__ inline Pack<T, W> load(const T* p) { return *reinterpret_cast<const Pack<T, W>*>(p); }
+__device__ inline Pack<T, W> load(const T* p) {
+  return *reinterpret_cast<const Pack<T, W>*>(p);
+}
 
 template <class T, int W>
 __global__ void quantize_rows_kernel(std::int64_t cols, const T* x, std::int8_t* q, float* scales) {
@@ -60,17 +69,21 @@ __global__ void quantize_rows_kernel(std::int64_t cols, const T* x, std::int8_t*
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dequantize_rows_kernel(std::int64_t elements, std::int64_t cols, const std::int8_t* q,
-                                                                   const float* scale, T* out) {
-  for (std::int64_t i = blockIdx.x * std::int64_t(kThreads) + threadIdx.x; i < elements; i += std::int64_t(gridDim.x) * kThreads) {
-    if constexpr (std::is_same_v<T, double>) out[i] = double(q[i]) * double(scale[i / cols]);
-    else out[i] = narrow<T>(static_cast<float>(q[i]) * scale[i / cols]);
+__global__ void __launch_bounds__(kThreads)
+    dequantize_rows_kernel(std::int64_t elements, std::int64_t cols, const std::int8_t* q, const float* scale, T* out) {
+  for (std::int64_t i = blockIdx.x * std::int64_t(kThreads) + threadIdx.x; i < elements;
+       i += std::int64_t(gridDim.x) * kThreads) {
+    if constexpr (std::is_same_v<T, double>)
+      out[i] = double(q[i]) * double(scale[i / cols]);
+    else
+      out[i] = narrow<T>(static_cast<float>(q[i]) * scale[i / cols]);
   }
 }
 
 // A thread widens 16 weights, half a group: 8 bytes read, 32 written where the result has 16 bits.
 template <class T>
-__global__ void __launch_bounds__(kThreads) dequantize_i4_kernel(std::int64_t halves, const uint2* q, const __half* scale, T* out) {
+__global__ void __launch_bounds__(kThreads)
+    dequantize_i4_kernel(std::int64_t halves, const uint2* q, const __half* scale, T* out) {
   for (std::int64_t i = blockIdx.x * std::int64_t(kThreads) + threadIdx.x; i < halves; i += std::int64_t(gridDim.x) * kThreads) {
     const uint2 codes = q[i];
     const float s = __half2float(scale[i / 2]);
@@ -89,11 +102,12 @@ __global__ void __launch_bounds__(kThreads) dequantize_i4_kernel(std::int64_t ha
 }
 
 // ---- f8 ------------------------------------------------------------------------------------------
-// 2^e with the least e for which greatest / 2^e is finite in the format (ops/float8.cc): both formats end at 1.75 times a power of two.
+// 2^e with the least e for which greatest / 2^e is finite in the format (ops/float8.cc): both formats end at 1.75 times a power
+// of two.
 __device__ inline float f8_scale(DType to, float greatest) {
   const std::uint32_t u = __float_as_uint(greatest);
   if (!(greatest > 0) || u >= 0x7f800000u) return 1.0f;
-  const int exponent = static_cast<int>(u >> 23) - 127;   // of 1.m; a subnormal ends at the least scale all the same
+  const int exponent = static_cast<int>(u >> 23) - 127;  // of 1.m; a subnormal ends at the least scale all the same
   const int top = to == DType::f8e4m3 ? 8 : 15;
   const int e = exponent - top + ((u & 0x7fffffu) <= 0x600000u ? 0 : 1);
   return __uint_as_float(static_cast<std::uint32_t>(max(-126, min(126, e)) + 127) << 23);
@@ -104,7 +118,8 @@ __global__ void __launch_bounds__(kThreads) greatest_kernel(std::int64_t element
   __shared__ float shared[32];
   constexpr int W = 16 / sizeof(T);
   float greatest = 0;
-  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads, first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
+  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads,
+                     first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
 #pragma unroll 4
   for (std::int64_t i = first; i < packs; i += step) {
     const auto v = load<T, W>(x + i * W);
@@ -125,15 +140,16 @@ __device__ inline std::uint8_t f8_of(float v) {
 }
 
 template <class T, bool e4m3>
-__global__ void __launch_bounds__(kThreads) quantize_f8_kernel(std::int64_t elements, const T* x, const float* parts, int part_count,
-                                                               std::uint8_t* q, float* scale_out) {
+__global__ void __launch_bounds__(kThreads)
+    quantize_f8_kernel(std::int64_t elements, const T* x, const float* parts, int part_count, std::uint8_t* q, float* scale_out) {
   __shared__ float shared[32];
   constexpr int W = 16 / sizeof(T);
   float greatest = 0;
   for (int i = threadIdx.x; i < part_count; i += kThreads) greatest = fmaxf(greatest, parts[i]);
   greatest = block_reduce(greatest, Max{}, shared, 0.0f);
-  const float scale = f8_scale(e4m3 ? DType::f8e4m3 : DType::f8e5m2, greatest), factor = 1.0f / scale;   // exact: powers of two
-  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads, first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
+  const float scale = f8_scale(e4m3 ? DType::f8e4m3 : DType::f8e5m2, greatest), factor = 1.0f / scale;  // exact: powers of two
+  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads,
+                     first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
   if (first == 0) *scale_out = scale;
   for (std::int64_t i = first; i < packs; i += step) {
     const auto v = load<T, W>(x + i * W);
@@ -146,15 +162,19 @@ __global__ void __launch_bounds__(kThreads) quantize_f8_kernel(std::int64_t elem
 }
 
 template <class T, bool e4m3>
-__global__ void __launch_bounds__(kThreads) dequantize_f8_kernel(std::int64_t elements, const std::uint8_t* q, const float* scale, T* out) {
+__global__ void __launch_bounds__(kThreads)
+    dequantize_f8_kernel(std::int64_t elements, const std::uint8_t* q, const float* scale, T* out) {
   constexpr int W = 16 / sizeof(T);
   const float s = *scale;
   const auto value = [&](std::uint8_t code) {
     const float x = __half2float(__half(__nv_cvt_fp8_to_halfraw(code, e4m3 ? __NV_E4M3 : __NV_E5M2)));
-    if constexpr (std::is_same_v<T, double>) return double(x) * double(s);
-    else return narrow<T>(x * s);
+    if constexpr (std::is_same_v<T, double>)
+      return double(x) * double(s);
+    else
+      return narrow<T>(x * s);
   };
-  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads, first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
+  const std::int64_t packs = elements / W, step = std::int64_t(gridDim.x) * kThreads,
+                     first = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
   for (std::int64_t i = first; i < packs; i += step) {
     const auto codes = load<std::uint8_t, W>(q + i * W);
     Pack<T, W> v;
@@ -166,18 +186,20 @@ __global__ void __launch_bounds__(kThreads) dequantize_f8_kernel(std::int64_t el
 }
 
 // A thread draws one Philox block: the words of four elements.
-__global__ void __launch_bounds__(kThreads) stochastic_round_kernel(std::int64_t elements, std::uint64_t number, std::uint64_t offset,
-                                                                    const float* x, const std::int64_t* seed, std::uint16_t* out) {
+__global__ void __launch_bounds__(kThreads)
+    stochastic_round_kernel(std::int64_t elements, std::uint64_t number, std::uint64_t offset, const float* x,
+                            const std::int64_t* seed, std::uint16_t* out) {
   const std::uint64_t key = static_cast<std::uint64_t>(*seed), block0 = offset / 4;
   const auto skipped = static_cast<std::int64_t>(offset % 4), block_count = (skipped + elements + 3) / 4;
-  for (std::int64_t b = blockIdx.x * std::int64_t(kThreads) + threadIdx.x; b < block_count; b += std::int64_t(gridDim.x) * kThreads) {
+  for (std::int64_t b = blockIdx.x * std::int64_t(kThreads) + threadIdx.x; b < block_count;
+       b += std::int64_t(gridDim.x) * kThreads) {
     const Philox words = random_block(key, number, block0 + static_cast<std::uint64_t>(b));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const std::int64_t i = b * 4 - skipped + j;
       if (i < 0 || i >= elements) continue;
       const std::uint32_t u = __float_as_uint(x[i]);
-      const bool special = (u & 0x7f800000u) == 0x7f800000u;   // infinity stays; NaN is made quiet
+      const bool special = (u & 0x7f800000u) == 0x7f800000u;  // infinity stays; NaN is made quiet
       const std::uint32_t exact = (u & 0x7fffffu) ? (u >> 16 | 0x40u) : u >> 16;
       out[i] = static_cast<std::uint16_t>(special ? exact : (u + (words[static_cast<std::size_t>(j)] >> 16)) >> 16);
     }
@@ -192,13 +214,18 @@ void quantize_rows(std::int64_t rows, std::int64_t cols, DType from, const void*
     using T = decltype(type);
     constexpr int W = 16 / sizeof(T);
     const auto run = [&](auto kernel, std::int64_t packs) {
-      const std::int64_t wanted = (packs + kKept - 1) / kKept;   // a long row is kept in registers, a short one spread over a warp or more
-      const unsigned threads = static_cast<unsigned>(packs <= 128 ? (packs + 31) / 32 * 32 : wanted <= 128 ? 128 : (wanted + 31) / 32 * 32);
-      kernel<<<static_cast<unsigned>(rows), threads < 32 ? 32 : threads > 1024 ? 1024 : threads, 0, stream(handle)>>>(
+      const std::int64_t wanted =
+          (packs + kKept - 1) / kKept;  // a long row is kept in registers, a short one spread over a warp or more
+      const unsigned threads = static_cast<unsigned>(packs <= 128    ? (packs + 31) / 32 * 32
+                                                     : wanted <= 128 ? 128
+                                                                     : (wanted + 31) / 32 * 32);
+      kernel<<<static_cast<unsigned>(rows), threads<32 ? 32 : threads> 1024 ? 1024 : threads, 0, stream(handle)>>>(
           cols, static_cast<const T*>(x), static_cast<std::int8_t*>(q), static_cast<float*>(scale));
     };
-    if (cols % W == 0) run(quantize_rows_kernel<T, W>, cols / W);
-    else run(quantize_rows_kernel<T, 1>, cols);
+    if (cols % W == 0)
+      run(quantize_rows_kernel<T, W>, cols / W);
+    else
+      run(quantize_rows_kernel<T, 1>, cols);
   });
   launched("quantize_rows");
 }
@@ -233,8 +260,10 @@ void quantize_f8(std::int64_t elements, DType from, DType to, const void* x, voi
       kernel<<<grid, kThreads, 0, stream(handle)>>>(elements, static_cast<const T*>(x), parts, static_cast<int>(grid),
                                                     static_cast<std::uint8_t*>(q), static_cast<float*>(scale));
     };
-    if (to == DType::f8e4m3) run(quantize_f8_kernel<T, true>);
-    else run(quantize_f8_kernel<T, false>);
+    if (to == DType::f8e4m3)
+      run(quantize_f8_kernel<T, true>);
+    else
+      run(quantize_f8_kernel<T, false>);
   });
   launched("quantize_f8");
 }
@@ -247,17 +276,20 @@ void dequantize_f8(std::int64_t elements, DType from, DType to, const void* q, c
       kernel<<<blocks(elements, kThreads * 8, kGrid), kThreads, 0, stream(handle)>>>(
           elements, static_cast<const std::uint8_t*>(q), static_cast<const float*>(scale), static_cast<T*>(out));
     };
-    if (from == DType::f8e4m3) run(dequantize_f8_kernel<T, true>);
-    else run(dequantize_f8_kernel<T, false>);
+    if (from == DType::f8e4m3)
+      run(dequantize_f8_kernel<T, true>);
+    else
+      run(dequantize_f8_kernel<T, false>);
   });
   launched("dequantize_f8");
 }
 
-void stochastic_round(std::int64_t elements, std::uint64_t number, std::uint64_t offset, const void* x, const void* seed, void* out,
-                      void* handle) {
+void stochastic_round(std::int64_t elements, std::uint64_t number, std::uint64_t offset, const void* x, const void* seed,
+                      void* out, void* handle) {
   if (elements == 0) return;
   stochastic_round_kernel<<<blocks(elements / 4 + 2, kThreads, kGrid), kThreads, 0, stream(handle)>>>(
-      elements, number, offset, static_cast<const float*>(x), static_cast<const std::int64_t*>(seed), static_cast<std::uint16_t*>(out));
+      elements, number, offset, static_cast<const float*>(x), static_cast<const std::int64_t*>(seed),
+      static_cast<std::uint16_t*>(out));
   launched("stochastic_round");
 }
 

@@ -1,4 +1,5 @@
-// Launchers of changes between floats and quantised rows, groups and tensors; as ops/cast.cc, ops/int4.cc and ops/float8.cc define them.
+// Launchers of changes between floats and quantised rows, groups and tensors; as ops/cast.cc, ops/int4.cc and ops/float8.cc
+// define them.
 #pragma once
 
 #include "cuda/launch.h"
@@ -18,7 +19,7 @@ void quantize_f8(std::int64_t elements, DType from, DType to, const void* x, voi
 void dequantize_f8(std::int64_t elements, DType from, DType to, const void* q, const void* scale, void* out, void* stream);
 
 // x f32 -> bf16 by the words of (*seed, stream_number), element i drawing word offset + i.
-void stochastic_round(std::int64_t elements, std::uint64_t stream_number, std::uint64_t offset, const void* x, const void* seed, void* out,
-                      void* stream);
+void stochastic_round(std::int64_t elements, std::uint64_t stream_number, std::uint64_t offset, const void* x, const void* seed,
+                      void* out, void* stream);
 
 }  // namespace rhetor::gpu

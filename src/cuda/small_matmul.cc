@@ -10,7 +10,12 @@ namespace rhetor::gpu {
 namespace {
 
 SmallProduct product_of(const ContractionRequest& r, std::int64_t m, std::int64_t n, std::int64_t k) {
-  return {.m = m, .n = n, .k = k, .in = r.in[0].dtype, .out = r.out.dtype, .processors = r.device.processors,
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .in = r.in[0].dtype,
+          .out = r.out.dtype,
+          .processors = r.device.processors,
           .clusters = r.device.compute >= 90};
 }
 MatmulProblem problem_of(const ContractionRequest& r) {
@@ -49,8 +54,10 @@ class SmallMatmul final : public Contraction {
   }
   void enqueue(const ContractionCall& call) const override {
     const Finish f = finish_of(epilogue_, call);
-    if (by_rows_) small_matmul_rows(p_, call.in[0], call.in[1], nullptr, nullptr, f, call.out, call.stream);
-    else small_matmul_cols(p_, call.in[0], call.in[1], f, call.out, call.stream);
+    if (by_rows_)
+      small_matmul_rows(p_, call.in[0], call.in[1], nullptr, nullptr, f, call.out, call.stream);
+    else
+      small_matmul_cols(p_, call.in[0], call.in[1], f, call.out, call.stream);
   }
 
  private:
@@ -77,10 +84,11 @@ class SmallRows final : public Contraction {
   }
   void enqueue(const ContractionCall& call) const override {
     const Finish f = finish_of(epilogue_, call);
-    if (int4_) small_matmul_i4(p_, call.in[0], call.in[1], call.in[2], call.in[3], f, call.out, call.stream);
+    if (int4_)
+      small_matmul_i4(p_, call.in[0], call.in[1], call.in[2], call.in[3], f, call.out, call.stream);
     else
-      small_matmul_rows(p_, call.in[0], call.in[2], static_cast<const float*>(call.in[1]), static_cast<const float*>(call.in[3]), f, call.out,
-                        call.stream);
+      small_matmul_rows(p_, call.in[0], call.in[2], static_cast<const float*>(call.in[1]), static_cast<const float*>(call.in[3]),
+                        f, call.out, call.stream);
   }
 
  private:
@@ -91,9 +99,8 @@ class SmallRows final : public Contraction {
 
 }  // namespace
 
-const ContractionMaker kMatmulSmall{refuse_small, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
-                                      return std::make_unique<SmallMatmul>(r);
-                                    }};
+const ContractionMaker kMatmulSmall{
+    refuse_small, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> { return std::make_unique<SmallMatmul>(r); }};
 const ContractionMaker kMatmulI8Small{refuse_small_i8, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
                                         return std::make_unique<SmallRows>(r, false);
                                       }};
@@ -102,8 +109,7 @@ const ContractionMaker kMatmulI4Small{refuse_small_i4, [](const ContractionReque
                                       }};
 
 std::vector<KernelRow> small_matmul_rows() {
-  return {{"matmul", {contraction_candidate<kMatmulSmall>("cuda.small_matmul")}},
-          {"matmul_i8", {contraction_candidate<kMatmulI8Small>("cuda.small_matmul_i8")}},
+  return {{"matmul_i8", {contraction_candidate<kMatmulI8Small>("cuda.small_matmul_i8")}},
           {"matmul_i4", {contraction_candidate<kMatmulI4Small>("cuda.small_matmul_i4")}},
           {"fused", fused_small_candidates()}};
 }

@@ -1,13 +1,14 @@
-// c[m, n] = sum over groups g of 32 of x_scale[m, g] w_scale[n, g] sum_{k in g} x[m, k] w[n, k] for m <= 16, w two to a byte. Memory-bound by
-// w: a lane reads the 16 bytes of one group of each of its columns. Sums of a group by dp4a: of a word's eight weights the low nibbles are
-// the even k, the high ones the odd, and x is parted alike once for all columns. Weights stand 8 above their value: 8 sum x is taken off.
+// c[m, n] = sum over groups g of 32 of x_scale[m, g] w_scale[n, g] sum_{k in g} x[m, k] w[n, k] for m <= 16, w two to a byte.
+// Memory-bound by w: a lane reads the 16 bytes of one group of each of its columns. Sums of a group by dp4a: of a word's eight
+// weights the low nibbles are the even k, the high ones the odd, and x is parted alike once for all columns. Weights stand 8
+// above their value: 8 sum x is taken off.
 #include "cuda/small_matmul.h"
 #include "cuda/small_matmul_ring.h"
 
 namespace rhetor::gpu {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps, kColumns = 4, kStages = 4;   // columns a lane
+constexpr int kWarps = 8, kThreads = 32 * kWarps, kColumns = 4, kStages = 4;  // columns a lane
 constexpr std::size_t kShared = sizeof(uint4) * kThreads * kColumns * kStages;
 
 __device__ inline int dot4(std::uint32_t a, std::uint32_t b, int c) {
@@ -16,13 +17,13 @@ __device__ inline int dot4(std::uint32_t a, std::uint32_t b, int c) {
 
 // Lane (g, t) = (lane / 4, lane % 4): columns g, g + 8, ... of the block's 32, and group t of a step of four.
 template <int M>
-__global__ void __launch_bounds__(kThreads) i4_kernel(SmallProduct p, const std::int8_t* x, const float* x_scale, const std::uint8_t* w,
-                                                      const __half* w_scale, Finish f, void* out) {
+__global__ void __launch_bounds__(kThreads) i4_kernel(SmallProduct p, const std::int8_t* x, const float* x_scale,
+                                                      const std::uint8_t* w, const __half* w_scale, Finish f, void* out) {
   constexpr int kBlock = 8 * kColumns;
-  extern __shared__ uint4 ring[];   // [stage][column][thread]
+  extern __shared__ uint4 ring[];  // [stage][column][thread]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const std::int64_t n0 = blockIdx.x * std::int64_t(kBlock), groups = p.k / 32;
-  const int first = warp * 4 + t, steps = static_cast<int>((groups - warp * 4 + kWarps * 4 - 1) / (kWarps * 4));   // of this warp
+  const int first = warp * 4 + t, steps = static_cast<int>((groups - warp * 4 + kWarps * 4 - 1) / (kWarps * 4));  // of this warp
   const auto slot = [&](int stage, int j) { return ring + (stage * kColumns + j) * kThreads + threadIdx.x; };
   const auto copy = [&](int i) {
     const std::int64_t group = std::int64_t(i) * kWarps * 4 + first;
@@ -70,17 +71,16 @@ __global__ void __launch_bounds__(kThreads) i4_kernel(SmallProduct p, const std:
         const std::uint32_t codes[4] = {q[j].x, q[j].y, q[j].z, q[j].w};
         int dot = -8 * shift;
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          dot = dot4(codes[i] & 0x0f0f0f0fu, even[i], dot4(codes[i] >> 4 & 0x0f0f0f0fu, odd[i], dot));
+        for (int i = 0; i < 4; ++i) dot = dot4(codes[i] & 0x0f0f0f0fu, even[i], dot4(codes[i] >> 4 & 0x0f0f0f0fu, odd[i], dot));
         sum[m][j] = fmaf(factor * scale[j], static_cast<float>(dot), sum[m][j]);
       }
     }
-    copy(i + kStages - 1);   // into the stage read before this one
+    copy(i + kStages - 1);  // into the stage read before this one
   }
   wait_groups<0>();
-  __syncthreads();   // nobody's copies are on their way: the ring now holds the warps' sums
+  __syncthreads();  // nobody's copies are on their way: the ring now holds the warps' sums
 
-  auto* parts = reinterpret_cast<float*>(ring);   // [warp][row][column]
+  auto* parts = reinterpret_cast<float*>(ring);  // [warp][row][column]
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -106,16 +106,21 @@ __global__ void __launch_bounds__(kThreads) i4_kernel(SmallProduct p, const std:
 
 }  // namespace
 
-void small_matmul_i4(const SmallProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale, const Finish& f, void* out,
-                     void* handle) {
+void small_matmul_i4(const SmallProduct& p, const void* x, const void* x_scale, const void* w, const void* w_scale,
+                     const Finish& f, void* out, void* handle) {
   const auto run = [&](auto kernel) {
-    launch_shared(kernel, dim3(static_cast<unsigned>((p.n + 31) / 32)), 1, kThreads, kShared, handle, p, static_cast<const std::int8_t*>(x),
-                  static_cast<const float*>(x_scale), static_cast<const std::uint8_t*>(w), static_cast<const __half*>(w_scale), f, out);
+    launch_shared(kernel, dim3(static_cast<unsigned>((p.n + 31) / 32)), 1, kThreads, kShared, handle, p,
+                  static_cast<const std::int8_t*>(x), static_cast<const float*>(x_scale), static_cast<const std::uint8_t*>(w),
+                  static_cast<const __half*>(w_scale), f, out);
   };
-  if (p.m <= 1) run(i4_kernel<1>);
-  else if (p.m <= 4) run(i4_kernel<4>);
-  else if (p.m <= 8) run(i4_kernel<8>);
-  else run(i4_kernel<16>);
+  if (p.m <= 1)
+    run(i4_kernel<1>);
+  else if (p.m <= 4)
+    run(i4_kernel<4>);
+  else if (p.m <= 8)
+    run(i4_kernel<8>);
+  else
+    run(i4_kernel<16>);
 }
 
 }  // namespace rhetor::gpu

@@ -11,8 +11,8 @@
 namespace rhetor {
 namespace {
 
-constexpr std::int64_t kSide = 8192;                       // of the matrices
-constexpr std::uint64_t kCopyBytes = std::uint64_t{1} << 30;   // far beyond the caches
+constexpr std::int64_t kSide = 8192;                          // of the matrices
+constexpr std::uint64_t kCopyBytes = std::uint64_t{1} << 30;  // far beyond the caches
 
 DType storage_of(const std::string& dtype) {
   if (dtype.starts_with("int")) return DType::i8;
@@ -49,7 +49,8 @@ double product_rate(const CudaDevice& device, DType type) {
 }
 
 double copy_rate(const CudaDevice& device) {
-  const auto from = cuda_allocate(device, CudaMemory::device, kCopyBytes), to = cuda_allocate(device, CudaMemory::device, kCopyBytes);
+  const auto from = cuda_allocate(device, CudaMemory::device, kCopyBytes),
+             to = cuda_allocate(device, CudaMemory::device, kCopyBytes);
   CudaStream stream(device);
   stream.make_marks(2);
   double best = 1e9;

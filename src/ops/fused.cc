@@ -83,6 +83,15 @@ const OpDef& fused_op() {
           g.output("1", sum);
           return share(std::move(g));
         };
+        const auto columns = [&](DType dtype, std::int64_t b, std::int64_t t, std::int64_t heads, std::int64_t d) {  // causal, of one [q k v]
+          Graph g;
+          const Value x = g.input("0", {dtype, {b, t, 3 * heads * d}});
+          std::vector<Value> parts;
+          for (std::int64_t k = 0; k < 3; ++k)
+            parts.push_back(reshape(slice(x, -1, k * heads * d, (k + 1) * heads * d), {b, t, heads, d}));
+          g.output("0", attention(parts[0], parts[1], parts[2], {.causal = true}));
+          return share(std::move(g));
+        };
         std::vector<Sample> out;
         const auto sample = [&](std::string label, GraphPtr body, std::string anchor, bool benchmark) {
           Sample s{.label = std::move(label), .inputs = {}, .attrs = {}, .differentiable = false, .benchmark = benchmark,
@@ -97,6 +106,7 @@ const OpDef& fused_op() {
           sample("pointwise" + suffix, pointwise(dtype, {3, 5, 19}), "", false);
           sample("linear gelu" + suffix, linear(dtype, 5, 7, 9), "matmul", false);
           sample("add layer_norm" + suffix, add_norm(dtype, 4, 33), "layer_norm", false);
+          sample("attention of columns" + suffix, columns(dtype, 2, 9, 3, 16), "attention", false);
         }
         sample("pointwise 1024x3072", pointwise(DType::f32, {1024, 3072}), "", true);
         sample("linear gelu 512x768x3072", linear(DType::f32, 512, 768, 3072), "matmul", true);

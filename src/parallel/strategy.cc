@@ -18,7 +18,7 @@ constexpr std::array kZero3Moves{StrategyMove{Phase::before_forward, Move::all_g
                                  StrategyMove{Phase::after_each_backward, Move::reduce_scatter, "gradients", 1}};
 
 constexpr std::array kRows{
-    StrategyRow{Strategy::data_parallel, "data_parallel", "every rank keeps everything; gradients are summed", false, false, false,
+    StrategyRow{Strategy::data_parallel, "ddp", "every rank keeps everything; gradients are summed", false, false, false,
                 kDataParallelMoves},
     StrategyRow{Strategy::zero1, "zero1", "each rank keeps and updates its part of the optimizer's state", false, false, true, kZero1Moves},
     StrategyRow{Strategy::zero2, "zero2", "and keeps its part of the gradients only", false, true, true, kZero2Moves},

@@ -62,7 +62,7 @@ double bytes_sent(const StrategyRow& row, const StateBytes& bytes, std::int64_t 
 // The first row that fits `limit` bytes beside `activations`, in the order of the table (least communication first); null if none does.
 const StrategyRow* first_that_fits(double limit, double activations, const StateBytes& bytes, std::int64_t parameters,
                                    std::int64_t largest_layer, int ranks);
-// "data_parallel 7.2 GB, zero1 3.1 GB, ..": for errors that say what would fit.
+// "ddp 7.2 GB, zero1 3.1 GB, ..": for errors that say what would fit.
 std::string memory_table(const StateBytes& bytes, std::int64_t parameters, std::int64_t largest_layer, int ranks);
 
 }  // namespace rhetor

@@ -50,7 +50,7 @@ TEST(Strategy, TheFirstThatFitsCommunicatesLeast) {
 
 TEST(Strategy, NamesRoundTripAndUnknownOnesListThem) {
   for (const StrategyRow& one : strategies()) EXPECT_EQ(parse_strategy(one.name), one.strategy);
-  EXPECT_THAT([] { parse_strategy("zero4"); }, testing::ThrowsMessage<Error>(testing::HasSubstr("data_parallel, zero1, zero2, zero3")));
+  EXPECT_THAT([] { parse_strategy("zero4"); }, testing::ThrowsMessage<Error>(testing::HasSubstr("ddp, zero1, zero2, zero3")));
 }
 
 }  // namespace

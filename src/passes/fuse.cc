@@ -186,11 +186,11 @@ Graph fuse_pass(const Graph& given, PassContext& context) {
   FuseGrouper grouper(graph, context.options.target);
   const std::vector<FuseGroup> groups = grouper.run();
   context.record.refusals = grouper.refusals();
-  int counts[4] = {};
+  int counts[5] = {};   // by pattern
   for (const FuseGroup& group : groups) ++counts[static_cast<int>(group.pattern)];
-  context.record.note = fmt::format("{} pointwise groups, {} epilogues, {} norms with a prologue; {} edges refused",
+  context.record.note = fmt::format("{} pointwise groups, {} epilogues, {} norms with a prologue, {} with strided operands; {} edges refused",
                                     counts[static_cast<int>(FusePattern::pointwise)], counts[static_cast<int>(FusePattern::epilogue)],
-                                    counts[static_cast<int>(FusePattern::norm)], context.record.refusals.size());
+                                    counts[static_cast<int>(FusePattern::norm)], counts[static_cast<int>(FusePattern::strided)], context.record.refusals.size());
   return groups.empty() ? graph : Emitter(graph, grouper, groups).run();
 }
 

@@ -1,6 +1,6 @@
 // merge: products of the same rows with several weights become one product with the weights side by side (query, key and value
-// projections), whose parts are read as slices. Done where the device's kernels read slices in place (Target.strided), so that the slices
-// cost nothing; one product of three times the columns fills the machine better than three.
+// projections), whose parts are read as slices. Done where the device's kernels read slices in place (Target.strided), so that
+// the slices cost nothing; one product of three times the columns fills the machine better than three.
 //
 //   x w_i [+ bias_i], i = 1..n   ->   y = x [w_1 ... w_n] [+ (bias_1 ... bias_n)], the i-th result being columns of y
 #include <map>
@@ -14,7 +14,8 @@ namespace {
 
 class Merger {
  public:
-  explicit Merger(const Graph& graph, const Target& target) : graph_(graph), target_(target), fixed_(static_cast<std::size_t>(graph.size()), 0) {
+  explicit Merger(const Graph& graph, const Target& target)
+      : graph_(graph), target_(target), fixed_(static_cast<std::size_t>(graph.size()), 0) {
     readers_.resize(fixed_.size());
     for (std::int32_t i = 0; i < graph.size(); ++i) {
       const Node& node = graph.node(i);
@@ -69,7 +70,7 @@ class Merger {
 
  private:
   struct Part {
-    std::int32_t product = -1, sum = -1;   // the matmul; the addition of its bias, or -1
+    std::int32_t product = -1, sum = -1;  // the matmul; the addition of its bias, or -1
     ValueId bias;
   };
   using Group = std::vector<Part>;
@@ -90,7 +91,8 @@ class Merger {
 
   bool part_of(std::int32_t i, Part& part) const {
     const Node& node = graph_.node(i);
-    if (node.op->name != "matmul" || node.attrs.b("transpose_a") || !fixed(node.inputs[1]) || graph_.type(node.inputs[1]).shape.rank() != 2)
+    if (node.op->name != "matmul" || node.attrs.b("transpose_a") || !fixed(node.inputs[1]) ||
+        graph_.type(node.inputs[1]).shape.rank() != 2)
       return false;
     part = {.product = i};
     const std::int32_t next = only_reader(i);
@@ -139,7 +141,7 @@ class Merger {
     for (const Part& part : group) {
       const std::int64_t end = begin + graph_.node(part.product).outputs[0].shape.last();
       const Value columns = slice(y, -1, begin, end);
-      map[{part.product, 0}] = columns;   // read by nobody but the sum
+      map[{part.product, 0}] = columns;  // read by nobody but the sum
       if (part.sum >= 0) map[{part.sum, 0}] = columns;
       begin = end;
     }
@@ -147,10 +149,10 @@ class Merger {
 
   const Graph& graph_;
   const Target& target_;
-  std::vector<char> fixed_;   // depends on parameters and constants alone
+  std::vector<char> fixed_;  // depends on parameters and constants alone
   std::vector<std::vector<std::int32_t>> readers_;
   std::vector<Group> groups_;
-  std::map<std::int32_t, std::size_t> group_at_;   // by the first product
+  std::map<std::int32_t, std::size_t> group_at_;  // by the first product
 };
 
 }  // namespace

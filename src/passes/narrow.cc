@@ -1,7 +1,8 @@
-// The second half of the precision pass for inference on devices: not only contractions but all that lies between them is held in the
-// compute dtype, so that a residual stream moves two bytes an element. Kernels still sum in f32; what an op itself keeps wide (the
-// statistics of a norm, log-sum-exp) stays wide, and so does what it cannot do narrow.
+// The precision pass for devices: not only contractions but all that lies between them is held in the
+// compute dtype, so that a residual stream moves two bytes an element. Kernels still sum in f32; what an op itself keeps wide
+// (the statistics of a norm, log-sum-exp) stays wide, and so does what it cannot do narrow.
 #include <map>
+#include <set>
 
 #include "graph/op.h"
 #include "ops/ops.h"
@@ -13,9 +14,10 @@ namespace {
 class AllNarrow {
  public:
   AllNarrow(const Graph& graph, PassContext& context, DType dtype) : graph_(graph), context_(context), dtype_(dtype) {
-    given_.resize(static_cast<std::size_t>(graph.size()), 0);
-    for (const GraphOutput& output : graph.outputs()) given_[static_cast<std::size_t>(output.value.node)] = 1;
-    for (const StateUpdate& update : graph.updates()) given_[static_cast<std::size_t>(update.value.node)] = 1;
+    read_narrow_.resize(static_cast<std::size_t>(graph.size()), 0);
+    for (std::int32_t i = 0; i < graph.size(); ++i)
+      for (const ValueId v : graph.node(i).inputs)
+        if (v.valid() && may_narrow(graph.node(i))) read_narrow_[static_cast<std::size_t>(v.node)] = 1;
   }
 
   Graph run() {
@@ -25,19 +27,18 @@ class AllNarrow {
   }
 
  private:
-  bool may_narrow(const Node& node) const {
-    switch (node.op->traits.kind) {
-      case OpKind::pointwise:
-      case OpKind::broadcast:
-      case OpKind::contraction:
-        return true;
-      case OpKind::layout:
-        return !node.inputs.empty();
-      case OpKind::reduction:   // norms and softmax, not sums
-        return node.inputs[0].valid() && node.outputs[0].shape == graph_.type(node.inputs[0]).shape;
-      default:
-        return node.op->name == "embedding" || node.op->name == "rope";
-    }
+  // Everything but what updates states or measures them: master weights, moments and the norm of all gradients stay wide.
+  static bool may_narrow(const Node& node) {
+    static const std::set<std::string_view> kWide = {"adamw",  "sgd",    "sum_squares",     "top_k",
+                                                     "argmax", "cumsum", "stochastic_round"};
+    const OpKind kind = node.op->traits.kind;
+    return kind != OpKind::source && kind != OpKind::collective && !kWide.contains(node.op->name);
+  }
+  bool pinned(ValueId v) const { return pinned_.contains(v); }
+  // Activations and parameters; not numbers, and not one number a row that was computed (losses, their gradients, statistics).
+  bool narrows(ValueId v) const {
+    if (!v.valid() || graph_.type(v).dtype != DType::f32 || pinned(v)) return false;
+    return graph_.type(v).shape.rank() >= 2 || (graph_.type(v).elements() > 1 && graph_.is_input(v.node));
   }
 
   std::vector<Value> visit(Rewriter& r, std::int32_t i) {
@@ -47,7 +48,7 @@ class AllNarrow {
     bool any = false;
     for (const ValueId v : node.inputs) {
       in.push_back(v.valid() ? graph_.type(v) : Type{DType::boolean, Shape{}});
-      if (!v.valid() || in.back().dtype != DType::f32) continue;
+      if (!narrows(v)) continue;
       in.back().dtype = dtype_;
       any = true;
     }
@@ -59,10 +60,11 @@ class AllNarrow {
     Attrs attrs = node.attrs;
     const AttrValue* out_attr = attrs.find("out");
     const bool chooses = out_attr && kind_of(*out_attr) == AttrKind::dtype;
-    // Logits that the graph gives stay as exact as the sums behind them.
-    if (chooses && !given_[static_cast<std::size_t>(i)] && std::get<DType>(*out_attr) == DType::f32) attrs.set("out", dtype_);
+    // Logits that the graph gives, and gradients that an optimiser reads, stay as exact as the sums behind them.
+    if (chooses && std::get<DType>(*out_attr) == DType::f32 && read_narrow_[static_cast<std::size_t>(i)])
+      attrs.set("out", dtype_);
     std::vector<Value> operands;
-    for (const ValueId v : node.inputs) operands.push_back(v.valid() && graph_.type(v).dtype == DType::f32 ? narrow(r, v) : r.map(v));
+    for (const ValueId v : node.inputs) operands.push_back(narrows(v) ? narrow(r, v) : r.map(v));
     Value first;
     try {
       node.op->infer(in, attrs);
@@ -75,8 +77,12 @@ class AllNarrow {
     std::vector<Value> results;
     for (std::size_t k = 0; k < node.outputs.size(); ++k) {
       const Value made(&r.to(), {first.id().node, static_cast<std::int32_t>(k)});
+      const ValueId old{i, static_cast<std::int32_t>(k)};
       const bool same = made.dtype() == node.outputs[k].dtype;
-      if (!same) narrow_[{i, static_cast<std::int32_t>(k)}] = made;
+      if (!same)
+        narrow_[old] = made;
+      else if (made.dtype() == DType::f32 && !chooses)
+        pinned_.insert(old);  // a statistic: its readers want it so
       results.push_back(same ? made : cast(made, node.outputs[k].dtype));
     }
     return results;
@@ -92,7 +98,8 @@ class AllNarrow {
   const Graph& graph_;
   PassContext& context_;
   DType dtype_;
-  std::vector<char> given_;   // nodes whose results the graph gives
+  std::vector<char> read_narrow_;  // nodes whose results somebody reads who can do it narrow
+  std::set<ValueId> pinned_;
   std::map<ValueId, Value> narrow_;
   int narrowed_ = 0;
 };

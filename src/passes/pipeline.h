@@ -30,7 +30,7 @@ struct PassOptions {
   // precision pass: contractions and attention run in this dtype (f32: pass does nothing). f8e4m3: in bf16, and then the float8 pass
   // puts products with a weight into FP8.
   DType compute = DType::f32;
-  bool narrow = false;                      // precision pass: what lies between contractions has that dtype too (inference on devices)
+  bool narrow = false;                      // precision pass: what lies between contractions has that dtype too (devices)
   std::set<std::string, std::less<>> wide_weights;  // float8 pass: weights whose products stay in bf16
   bool int8 = false;                        // quantize pass: matmul with a `param` weight -> dynamic int8
   bool int8_stored = false;                 // with int8: weights arrive as params "NAME.int8" i8 [n,k] and "NAME.scale" f32 [n]

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/rng.h"
+#include "base/file.h"
 #include "graph/verify.h"
 #include "ops/ops.h"
 #include "passes/grad.h"

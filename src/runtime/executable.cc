@@ -4,6 +4,7 @@
 
 #include "passes/fuse.h"
 #include "runtime/device_memory.h"
+#include "runtime/collective.h"
 #include "runtime/impl.h"
 #include "runtime/tune.h"
 
@@ -131,6 +132,13 @@ Tensor aligned(const Tensor& tensor) {
   return reinterpret_cast<std::uintptr_t>(tensor.raw()) % 64 == 0 ? tensor : tensor.clone();
 }
 
+// Optional operands at the end that the node was made without.
+static std::size_t absent_tail(const Node& node) {
+  const auto& operands = node.op->operands;
+  if (operands.empty() || operands.back().ends_with('*') || node.inputs.size() >= operands.size()) return 0;
+  return operands.size() - node.inputs.size();
+}
+
 KernelRequest kernel_request(const Graph& graph, std::int32_t i, const KnownValues& known, int threads, const CudaDevice* device) {
   const Node& node = graph.node(i);
   KernelRequest request{.graph = graph, .node = node, .in = {}, .out = node.outputs, .constants = {}, .threads = threads,
@@ -144,6 +152,8 @@ KernelRequest kernel_request(const Graph& graph, std::int32_t i, const KnownValu
     }
     request.constants.push_back(value);
   }
+  request.in.resize(request.in.size() + absent_tail(node), Type{DType::boolean, Shape{}});
+  request.constants.resize(request.in.size(), nullptr);
   return request;
 }
 
@@ -181,8 +191,11 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
     const KernelRequest request = kernel_request(graph, i, known, impl->pool->threads(), options.device);
     std::string_view only = kernel_names ? std::string_view((*kernel_names)[at]) : std::string_view();
     if (const auto wish = options.only.find(std::string(graph.node(i).op->name)); wish != options.only.end()) only = wish->second;
-    impl->kernels[at] = options.device ? choose_cuda_kernel(request, only) : choose_kernel(request, only);
-    if (!options.device && (only.empty() || kernel_names)) impl->kernels[at] = tuned(request, std::move(impl->kernels[at]), *impl->pool, tuning(), TuneCache::instance());
+    const bool collective = graph.node(i).op->traits.kind == OpKind::collective && options.communicator && !options.device;
+    impl->kernels[at] = collective       ? collective_kernel(request, *options.communicator)
+                        : options.device ? choose_cuda_kernel(request, only)
+                                         : choose_kernel(request, only);
+    if (!options.device && !collective && (only.empty() || kernel_names)) impl->kernels[at] = tuned(request, std::move(impl->kernels[at]), *impl->pool, tuning(), TuneCache::instance());
     const ChosenKernel& chosen = impl->kernels[at];
     check(chosen.kernel.run != nullptr, "a chosen kernel has no function");
     scratch[at] = chosen.kernel.scratch_bytes;
@@ -215,6 +228,7 @@ std::unique_ptr<Executable::Impl> assemble(Graph final_graph, Weights params, co
                             .in = static_cast<std::uint32_t>(impl->operands.size()),
                             .scratch = impl->memory.scratch_offset[static_cast<std::size_t>(i)]};
     impl->operands.insert(impl->operands.end(), node.inputs.begin(), node.inputs.end());
+    impl->operands.resize(impl->operands.size() + absent_tail(node));   // null pointers: kernels look at every operand the op may have
     instruction.out = static_cast<std::uint32_t>(impl->operands.size());
     for (std::size_t k = 0; k < node.outputs.size(); ++k) impl->operands.push_back({i, static_cast<std::int32_t>(k)});
     impl->instructions.push_back(instruction);

@@ -24,6 +24,8 @@
 
 namespace rhetor {
 
+class Communicator;                      // comm/communicator.h
+
 // Parameters by input name. Shared, immutable.
 using Weights = std::map<std::string, Tensor>;
 
@@ -31,6 +33,8 @@ struct CompileOptions {
   PassOptions passes;
   ThreadPool* pool = nullptr;              // null: default_pool()
   const CudaDevice* device = nullptr;      // null: the CPU (find_device(), cuda/cuda.h)
+  // Carries out the collectives of the graph, which is one rank's (passes/shard.h); outlives the executable. Null: there are none.
+  Communicator* communicator = nullptr;
   bool keep_precision = false;             // for inference_options() (models/model.h): run in passes.compute and nothing else
   bool in_place = true;
   // Keep the weights that kernels have packed into their own layout: save_plan() needs them. Costs their bytes

@@ -10,15 +10,17 @@ namespace rhetor {
 struct StateStore::Block {
   enum class Newest { zeros, host, device, both };
   std::uint64_t bytes = 0;
-  Tensor host;                     // undefined until somebody needs it
+  Tensor host;  // undefined until somebody needs it
   const CudaDevice* device = nullptr;
-  std::shared_ptr<void> there;     // on `device`; null until a session there needs it
+  std::shared_ptr<void> there;  // on `device`; null until a session there needs it
   Newest newest = Newest::zeros;
 
   void to_host() {
     if (newest == Newest::zeros) {
-      if (!host.defined()) host = Tensor(DType::u8, Shape{static_cast<std::int64_t>(bytes)});
-      else if (bytes) std::memset(host.raw(), 0, bytes);
+      if (!host.defined())
+        host = Tensor(DType::u8, Shape{static_cast<std::int64_t>(bytes)});
+      else if (bytes)
+        std::memset(host.raw(), 0, bytes);
       newest = Newest::host;
     } else if (newest == Newest::device) {
       if (!host.defined()) host = Tensor::uninitialized({DType::u8, Shape{static_cast<std::int64_t>(bytes)}});
@@ -66,26 +68,31 @@ StateStore::State& StateStore::declare(const std::string& name, const Type& type
   return state;
 }
 
-Tensor& StateStore::on_host(State& state, bool written) {
+// Somebody may have assigned another tensor to the handle: that is the state then.
+void StateStore::follow_handle(State& state) {
+  if (!state.host.defined()) return;
   Block& block = *state.block;
-  const auto home = [&] { return static_cast<char*>(block.host.raw()) + state.offset; };
-  // Somebody assigned another tensor to the handle: that is the state now.
-  if (state.host.defined() && (!block.host.defined() || state.host.raw() != home())) {
-    state.block = std::make_shared<Block>();
-    state.block->bytes = state.type.bytes();
-    state.block->host = state.host;
-    state.block->newest = Block::Newest::host;
-    state.offset = 0;
-    return state.host;
-  }
+  if (block.host.defined() && state.host.raw() == static_cast<char*>(block.host.raw()) + state.offset) return;
+  state.block = std::make_shared<Block>();
+  state.block->bytes = state.type.bytes();
+  state.block->host = state.host;
+  state.block->newest = Block::Newest::host;
+  state.offset = 0;
+}
+
+Tensor& StateStore::on_host(State& state, bool written) {
+  follow_handle(state);
+  Block& block = *state.block;
   block.to_host();
   if (written) block.newest = Block::Newest::host;
-  if (!state.host.defined()) state.host = Tensor::view(state.type, home(), std::make_shared<Tensor>(block.host));
+  if (!state.host.defined())
+    state.host =
+        Tensor::view(state.type, static_cast<char*>(block.host.raw()) + state.offset, std::make_shared<Tensor>(block.host));
   return state.host;
 }
 
 void* StateStore::on_device(State& state, const CudaDevice& device) {
-  if (state.host.defined()) on_host(state, false);   // an exchanged handle
+  follow_handle(state);
   return static_cast<char*>(state.block->to_device(device)) + state.offset;
 }
 
@@ -124,11 +131,12 @@ void StateStore::zero(const std::string& name) {
 void StateStore::share_rows(const std::string& name, const StateStore& from, std::int64_t begin, std::int64_t end) {
   State& whole = from.find(name);
   check(whole.type.shape.rank() > 0 && begin <= end && end <= whole.type.shape[0], "shared rows are rows of the state");
-  if (whole.host.defined()) on_host(whole, false);
+  follow_handle(whole);
   State& part = states_[name];
   part = State{.type = whole.type, .host = {}, .block = whole.block, .offset = whole.offset};
   part.type.shape.set_dim(0, Dim{end - begin, whole.type.shape.dim(0).name});
-  if (whole.type.shape[0] > 0) part.offset += whole.type.bytes() / static_cast<std::uint64_t>(whole.type.shape[0]) * static_cast<std::uint64_t>(begin);
+  if (whole.type.shape[0] > 0)
+    part.offset += whole.type.bytes() / static_cast<std::uint64_t>(whole.type.shape[0]) * static_cast<std::uint64_t>(begin);
 }
 
 void StateStore::copy(const StateStore& from, const std::string& from_name, std::uint64_t from_byte, StateStore& to,

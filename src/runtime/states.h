@@ -45,6 +45,7 @@ class StateStore {
   static void written_on_device(State& state);
 
  private:
+  static void follow_handle(State& state);
   State& find(const std::string& name) const;
   mutable std::map<std::string, State> states_;
 };

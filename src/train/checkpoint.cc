@@ -9,7 +9,9 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "comm/communicator.h"
 #include "tensor/safetensors.h"
+#include "train/ranks.h"
 
 namespace rhetor {
 namespace {
@@ -17,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 1, kPartsFormat = 2;   // one file of states; one a rank
 constexpr std::string_view kPrefix = "step-";
 
 fs::path folder_of(const fs::path& run_folder) { return run_folder / "checkpoints"; }
@@ -53,6 +55,10 @@ std::vector<std::pair<std::int64_t, fs::path>> list(const fs::path& folder) {
   }
   std::sort(out.begin(), out.end());
   return out;
+}
+
+std::string states_name(int rank, int ranks) {
+  return ranks == 1 ? "state.safetensors" : fmt::format("state-{}-of-{}.safetensors", rank, ranks);
 }
 
 std::uint64_t file_hash(const fs::path& path) { return hash64(MappedFile::open(path)->bytes()); }
@@ -129,29 +135,50 @@ TrainerState from_json(const json& j) {
 }  // namespace
 
 Checkpoint load_checkpoint(const fs::path& path) {
-  const fs::path meta = path / "trainer.json", states = path / "state.safetensors";
+  const fs::path meta = path / "trainer.json";
   Checkpoint out;
   out.path = path;
-  std::string expected;
+  std::vector<std::string> expected;
+  std::map<std::string, int> cut;
   try {
     json j = json::parse(read_file(meta, 64u << 20));
     const std::string own = j.at("checksum").get<std::string>();
     j.erase("checksum");
     if (hex(hash64(j.dump())) != own) fail("{}: its checksum does not match its content", meta.string());
-    if (const int format = j.at("format").get<int>(); format != kFormat) {
-      fail(ErrorKind::unsupported, "{}: checkpoint format {}, this build reads format {}", meta.string(), format, kFormat);
+    if (const int format = j.at("format").get<int>(); format != kFormat && format != kPartsFormat) {
+      fail(ErrorKind::unsupported, "{}: checkpoint format {}, this build reads up to {}", meta.string(), format, kPartsFormat);
     }
-    expected = j.at("state_checksum").get<std::string>();
+    if (j.contains("cut")) {
+      cut = j.at("cut").get<std::map<std::string, int>>();
+      expected = j.at("state_checksums").get<std::vector<std::string>>();
+    } else {
+      expected = {j.at("state_checksum").get<std::string>()};
+    }
     out.state = from_json(j);
   } catch (const json::exception& error) {
     fail("{}: not a checkpoint description: {}", meta.string(), error.what());
   } catch (const std::logic_error&) {  // stoull
     fail("{}: not a checkpoint description: a hash is not hexadecimal", meta.string());
   }
-  if (const std::string found = hex(file_hash(states)); found != expected) {
-    fail("{}: its checksum is {}, expected {}; the file is damaged", states.string(), found, expected);
+  std::map<std::string, std::vector<Tensor>> parts;
+  const int ranks = static_cast<int>(expected.size());
+  for (int rank = 0; rank < ranks; ++rank) {
+    const fs::path states = path / states_name(rank, ranks);
+    const std::string& own = expected[static_cast<std::size_t>(rank)];
+    if (const std::string found = hex(file_hash(states)); found != own)
+      fail("{}: its checksum is {}, expected {}; the file is damaged", states.string(), found, own);
+    for (auto& [name, tensor] : load_safetensors(states).tensors) parts[name].push_back(tensor);
   }
-  out.tensors = load_safetensors(states).tensors;
+  for (auto& [name, of_ranks] : parts) {
+    const auto shared = cut.find(name);
+    if (shared == cut.end()) {
+      out.tensors[name] = of_ranks[0];
+      continue;
+    }
+    if (static_cast<int>(of_ranks.size()) != ranks || shared->second < 0 || shared->second >= of_ranks[0].shape().rank())
+      fail("{}: the tensor '{}' has {} parts, expected {}", path.string(), name, of_ranks.size(), ranks);
+    out.tensors[name] = join_parts(of_ranks, shared->second);
+  }
   return out;
 }
 
@@ -203,33 +230,38 @@ void remove_checkpoints(const fs::path& run_folder) {
   if (error) fail(ErrorKind::io, "cannot remove '{}': {}", folder_of(run_folder).string(), error.message());
 }
 
-void write_checkpoint(const fs::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors,
-                      std::int64_t keep) {
-  const fs::path folder = folder_of(run_folder);
-  const fs::path final_path = folder / fmt::format("{}{}", kPrefix, state.step);
-  const fs::path temporary = final_path.string() + ".tmp";
-  std::error_code error;
-  fs::remove_all(temporary, error);
-  fs::create_directories(temporary, error);
-  if (error) fail(ErrorKind::io, "cannot create '{}': {}", temporary.string(), error.message());
+namespace {
+
+constexpr double kSlowestDisk = 3600;   // seconds the ranks wait for each other's disks
+
+// Every rank's number, in rank order.
+std::vector<std::uint64_t> gathered(Communicator* communicator, std::uint64_t own, const std::string& name) {
+  if (!communicator) return {own};
+  std::vector<std::int64_t> all(static_cast<std::size_t>(communicator->size()));
+  const auto value = static_cast<std::int64_t>(own);
+  communicator->run({.kind = CollectiveKind::all_gather, .name = name, .in = &value, .out = all.data(), .dtype = DType::i64,
+                     .count = communicator->size(), .deadline = kSlowestDisk});
+  return {all.begin(), all.end()};
+}
+
+// Does `work` and learns whether all ranks could: fails on all ranks if one did not.
+void on_all(Communicator* communicator, const std::string& name, const std::function<void()>& work) {
+  std::string problem;
   try {
-    save_safetensors(temporary / "state.safetensors", tensors);
-    json j = to_json(state);
-    j["state_checksum"] = hex(file_hash(temporary / "state.safetensors"));
-    j["checksum"] = hex(hash64(j.dump()));
-    write_file_atomic(temporary / "trainer.json", j.dump(1));
-    flush_folder(temporary);
-    // Only a run that resumed from an older checkpoint meets one of the same step; a rename needs an empty place.
-    if (fs::exists(final_path)) fs::remove_all(final_path);
-    fs::rename(temporary, final_path);
-    flush_folder(folder);
+    work();
   } catch (const fs::filesystem_error& failure) {
-    fs::remove_all(temporary, error);
-    fail(ErrorKind::io, "cannot write checkpoint '{}': {}", final_path.string(), failure.code().message());
-  } catch (...) {
-    fs::remove_all(temporary, error);
-    throw;
+    problem = failure.code().message();
+  } catch (const Error& error) {
+    problem = error.what();
   }
+  const std::vector<std::uint64_t> bad = gathered(communicator, problem.empty() ? 0 : 1, name);
+  if (!problem.empty()) fail(ErrorKind::io, "{}: {}", name, problem);
+  for (std::size_t r = 0; r < bad.size(); ++r)
+    if (bad[r]) fail(ErrorKind::io, "{}: rank {} failed, and says why", name, r);
+}
+
+void delete_old(const fs::path& folder, std::int64_t keep) {
+  std::error_code error;
   auto all = list(folder);
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i) {
     // Renamed first: a kill while files are being removed must not leave something that looks like a checkpoint.
@@ -239,9 +271,60 @@ void write_checkpoint(const fs::path& run_folder, const TrainerState& state, con
   }
 }
 
+}  // namespace
+
+void write_checkpoint(const fs::path& run_folder, const TrainerState& state, const std::map<std::string, Tensor>& tensors,
+                      std::int64_t keep, const CheckpointParts& parts) {
+  const fs::path folder = folder_of(run_folder);
+  const fs::path final_path = folder / fmt::format("{}{}", kPrefix, state.step);
+  const fs::path temporary = final_path.string() + ".tmp";
+  const int rank = parts.communicator ? parts.communicator->rank() : 0, ranks = parts.communicator ? parts.communicator->size() : 1;
+  const std::string title = fmt::format("cannot write checkpoint '{}'", final_path.string());
+  try {
+    on_all(parts.communicator, title, [&] {
+      if (rank > 0) return;
+      fs::remove_all(temporary);
+      fs::create_directories(temporary);
+    });
+    std::uint64_t hash = 0;
+    on_all(parts.communicator, title, [&] {
+      std::map<std::string, Tensor> own;
+      for (const auto& [name, tensor] : tensors)
+        if (rank == 0 || parts.cut.contains(name)) own[name] = tensor;
+      save_safetensors(temporary / states_name(rank, ranks), own);
+      hash = file_hash(temporary / states_name(rank, ranks));
+    });
+    const std::vector<std::uint64_t> hashes = gathered(parts.communicator, hash, "checkpoint checksums");
+    on_all(parts.communicator, title, [&] {
+      if (rank > 0) return;
+      json j = to_json(state);
+      if (ranks == 1) {
+        j["state_checksum"] = hex(hash);
+      } else {
+        j["format"] = kPartsFormat;
+        j["cut"] = parts.cut;
+        for (const std::uint64_t one : hashes) j["state_checksums"].push_back(hex(one));
+      }
+      j["checksum"] = hex(hash64(j.dump()));
+      write_file_atomic(temporary / "trainer.json", j.dump(1));
+      flush_folder(temporary);
+      // Only a run that resumed from an older checkpoint meets one of the same step; a rename needs an empty place.
+      if (fs::exists(final_path)) fs::remove_all(final_path);
+      fs::rename(temporary, final_path);
+      flush_folder(folder);
+      delete_old(folder, keep);
+    });
+  } catch (...) {
+    std::error_code ignored;
+    if (rank == 0) fs::remove_all(temporary, ignored);
+    throw;
+  }
+}
+
 struct CheckpointWriter::Impl {
   fs::path run_folder;
   std::int64_t keep;
+  CheckpointParts parts;
   std::mutex mutex;
   std::condition_variable changed;
   bool busy = false, stop = false;
@@ -258,7 +341,7 @@ struct CheckpointWriter::Impl {
       lock.unlock();
       std::string message;
       try {
-        write_checkpoint(run_folder, state, tensors, keep);
+        write_checkpoint(run_folder, state, tensors, keep, parts);
       } catch (const std::exception& error) {
         message = error.what();
         log_line(LogLevel::error,
@@ -274,9 +357,10 @@ struct CheckpointWriter::Impl {
   }
 };
 
-CheckpointWriter::CheckpointWriter(fs::path run_folder, std::int64_t keep) : impl_(std::make_unique<Impl>()) {
+CheckpointWriter::CheckpointWriter(fs::path run_folder, std::int64_t keep, CheckpointParts parts) : impl_(std::make_unique<Impl>()) {
   impl_->run_folder = std::move(run_folder);
   impl_->keep = keep;
+  impl_->parts = std::move(parts);
   impl_->thread = std::thread([this] { impl_->loop(); });
 }
 

@@ -19,6 +19,8 @@
 
 namespace rhetor {
 
+class Communicator;
+
 // All that a run needs beside the tensors to go on bit for bit. Batches and dropout are pure functions of (seed, step), so
 // the step is their position.
 struct TrainerState {
@@ -41,7 +43,7 @@ struct TrainerState {
 
 struct Checkpoint {
   TrainerState state;
-  std::map<std::string, Tensor> tensors;  // views of the mapped file
+  std::map<std::string, Tensor> tensors;  // whole; views of the mapped file where they were not cut
   std::filesystem::path path;
 };
 
@@ -56,15 +58,22 @@ std::filesystem::path run_tokenizer_path(const std::filesystem::path& run_folder
 // Removes all checkpoints of a run, with its tokenizer (a fresh start).
 void remove_checkpoints(const std::filesystem::path& run_folder);
 
+// What several ranks write together: every rank its parts of the shared tensors, rank 0 all others too, and the checkpoint is renamed into
+// place when all have written. Reading puts the parts together: a run may go on with another number of ranks.
+struct CheckpointParts {
+  Communicator* communicator = nullptr;   // of the writing thread alone; null: one rank
+  std::map<std::string, int> cut;         // shared tensors: the dim along which they are cut
+};
+
 // Writes now, on the calling thread, then deletes all but the newest `keep`.
 void write_checkpoint(const std::filesystem::path& run_folder, const TrainerState& state,
-                      const std::map<std::string, Tensor>& tensors, std::int64_t keep);
+                      const std::map<std::string, Tensor>& tensors, std::int64_t keep, const CheckpointParts& parts = {});
 
 // One thread that writes checkpoints while training goes on. A failed write (disk full) is reported as an error message and kept
 // for failed(); the former checkpoints stay.
 class CheckpointWriter {
  public:
-  CheckpointWriter(std::filesystem::path run_folder, std::int64_t keep);
+  CheckpointWriter(std::filesystem::path run_folder, std::int64_t keep, CheckpointParts parts = {});
   ~CheckpointWriter();  // finishes what was given to it
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;

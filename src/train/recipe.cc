@@ -210,6 +210,15 @@ const std::vector<RecipeKey>& recipe_keys() {
        "`rollback` also "
        "returns to the newest checkpoint's weights, `stop` ends with an error.",
        {"skip", "stop", "rollback"}},
+      {"parallel",
+       "strategy",
+       &Recipe::strategy,
+       0,
+       0,
+       false,
+       "With several ranks, what each keeps: `ddp`: everything; `zero1`: its part of the optimiser's state; `zero2`: and of the gradients; "
+       "`zero3`: and of the weights. The losses agree within rounding.",
+       {"ddp", "zero1", "zero2", "zero3"}},
       {"output", "folder", &Recipe::folder, 0, 0, false, "Where the model, checkpoints, metrics.jsonl and loss.svg go."},
       {"output",
        "keep",

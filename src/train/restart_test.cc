@@ -172,7 +172,7 @@ TEST(Restart, OnlyDamageMovesACheckpointAside) {
 
   // A newer version's: whole, but not for this build.
   std::string newer = original;
-  newer.replace(newer.find("\"format\": 1"), 11, "\"format\": 2");
+  newer.replace(newer.find("\"format\": 1"), 11, "\"format\": 3");
   const std::size_t at = newer.find("\"checksum\": \"") + 13;
   // Its own checksum is over the compact text without the checksum line: recomputed by the writer of that version.
   std::string compact;
@@ -194,7 +194,7 @@ TEST(Restart, OnlyDamageMovesACheckpointAside) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::unsupported);
-    EXPECT_THAT(error.what(), HasSubstr("checkpoint format 2"));
+    EXPECT_THAT(error.what(), HasSubstr("checkpoint format 3"));
     EXPECT_THAT(error.what(), HasSubstr("--fresh"));
   }
   EXPECT_TRUE(fs::exists(newest));

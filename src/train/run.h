@@ -18,6 +18,7 @@
 #include "train/progress.h"
 #include "train/run_data.h"
 #include "train/run_guards.h"
+#include "train/ranks.h"
 #include "train/step.h"
 #include "train/task_data.h"
 
@@ -32,7 +33,9 @@ inline double seconds_since(Clock::time_point start) { return std::chrono::durat
 class Run {
  public:
   Run(const Recipe& recipe, const TrainOptions& options)
-      : recipe_(recipe), options_(options), folder_(recipe.folder), lock_(folder_), line_(options.quiet || options.progress) {
+      : recipe_(recipe), options_(options), folder_(recipe.folder),
+        ranks_{options.communicator, parse_strategy(recipe.strategy)}, line_(options.quiet || options.progress || !ranks_.first()) {
+    join_ranks();
     if (!recipe.from.empty()) open_origin();
   }
 
@@ -46,6 +49,15 @@ class Run {
   };
 
   void open_origin();
+  void join_ranks();
+  void require_same_data() const;
+  std::optional<Checkpoint> newest_checkpoint() const;
+  void write_run_files();
+  // What any rank wants to do after this step, all do.
+  struct Wishes {
+    bool stop = false, skip_save = false;
+  };
+  Wishes agree(Wishes own) const;
   void load_data(TokenizerPtr known);
   std::uint64_t data_hash() const {
     const std::uint64_t hash = task_ ? task_->hash() : data_.hash;
@@ -78,7 +90,9 @@ class Run {
   Recipe recipe_;
   const TrainOptions& options_;
   fs::path folder_;
-  FolderLock lock_;
+  Ranks ranks_;
+  std::optional<FolderLock> lock_;  // rank 0's
+  std::unique_ptr<Communicator> save_channel_;   // the checkpoint writer's own
   ProgressLine line_;
   ModelPtr origin_;                 // train.from
   std::unique_ptr<TaskData> task_;  // of a fine-tuning run, in place of data_ and validation_

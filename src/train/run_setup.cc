@@ -57,13 +57,13 @@ Run::Feed Run::stream(std::int64_t first) const {
 
 void Run::open_data() {
   const fs::path run_path = folder_ / "run.json", tokenizer_path = run_tokenizer_path(folder_);
-  remove_stale_temporaries(folder_);
+  if (ranks_.first()) remove_stale_temporaries(folder_);
   // A fresh start takes nothing of what is there, but removes it only when nothing can fail any more.
   std::optional<RunFile> run;
   std::optional<Checkpoint> checkpoint;
   if (!options_.fresh) {
     run = RunFile::load(run_path);
-    checkpoint = load_newest_checkpoint(folder_);
+    checkpoint = newest_checkpoint();
   }
   const std::string former = checkpoint ? checkpoint->state.recipe : run ? run->recipe : "";
   const std::string difference = former.empty() ? "" : recipe_difference(Recipe::parse(former, run_path.string()), recipe_);
@@ -92,6 +92,7 @@ void Run::open_data() {
     run.reset();
     if (known) load_data(nullptr);  // that tokenizer was made from another text
   }
+  require_same_data();
   build_step();
 
   if (checkpoint) {
@@ -107,6 +108,11 @@ void Run::open_data() {
   if (!run && recipe_.minutes > 0) choose_steps();
   state_.recipe = recipe_.to_toml();
   state_.data_hash = data_hash();
+  if (ranks_.first()) write_run_files();
+}
+
+void Run::write_run_files() {
+  const fs::path run_path = folder_ / "run.json", tokenizer_path = run_tokenizer_path(folder_);
   if (options_.fresh) {
     std::error_code ignored;
     fs::remove(run_path, ignored);  // first: a kill in between leaves checkpoints that go on without it
@@ -155,7 +161,7 @@ void Run::build_step() {
   CompileOptions compile_options;
   compile_options.passes.compute = recipe_.precision == "fp8" ? DType::f8e4m3 : parse_dtype(recipe_.precision);
   compile_options.passes.memory_budget = recipe_.memory_budget;
-  stepper_ = std::make_unique<Stepper>(spec, compile_options);
+  stepper_ = std::make_unique<Stepper>(spec, compile_options, ranks_);
   for (const auto& [name, type] : stepper_->weights()) parameters_ += type.elements();
   std::int64_t all = parameters_;
   if (lora()) {

@@ -137,11 +137,15 @@ StepGraphs build_step(const StepSpec& spec) {
   return out;
 }
 
-Stepper::Stepper(const StepSpec& spec, const CompileOptions& options)
-    : spec_(spec), options_(options), graphs_(build_step(spec)), states_(std::make_shared<StateStore>()) {
+Stepper::Stepper(const StepSpec& spec, const CompileOptions& options, const Ranks& ranks)
+    : spec_(spec), options_(options), ranks_(ranks), graphs_(build_step(spec)), states_(std::make_shared<StateStore>()) {
+  if (!options_.device) options_.device = default_device();
+  // On a device what lies between the products is bf16 too; f16 has too little range for gradients between them.
+  if (options_.device && options_.passes.compute == DType::bf16) options_.passes.narrow = true;
   if (options_.passes.compute == DType::f8e4m3) options_.passes.wide_weights = sensitive_weights(spec, graphs_.train);
+  options_.communicator = ranks_.communicator;
   train_session(spec.seq);
-  if (spec.accumulation > 1) update_ = std::make_unique<Session>(compile(graphs_.update, {}, options), states_);
+  if (spec.accumulation > 1) update_ = std::make_unique<Session>(compile(ranks_.graph(graphs_.update), {}, options_), states_);
 }
 
 Session& Stepper::train_session(std::int64_t seq) {
@@ -149,7 +153,7 @@ Session& Stepper::train_session(std::int64_t seq) {
   if (!session) {
     StepSpec spec = spec_;
     spec.seq = seq;
-    const ExecutablePtr executable = compile(seq == spec_.seq ? graphs_.train : build_step(spec).train, spec_.frozen, options_);
+    const ExecutablePtr executable = compile(ranks_.graph(seq == spec_.seq ? graphs_.train : build_step(spec).train), spec_.frozen, options_);
     require_memory(*executable);
     session = std::make_unique<Session>(executable, states_);
   }
@@ -163,7 +167,7 @@ Session& Stepper::evaluate_session(std::int64_t seq) {
     spec.seq = seq;
     CompileOptions options = options_;
     options.passes.memory_budget = 0;  // there is no backward pass to recompute for
-    session = std::make_unique<Session>(compile(forward_graph(spec, false), spec_.frozen, options), states_);
+    session = std::make_unique<Session>(compile(ranks_.graph(forward_graph(spec, false)), spec_.frozen, options), states_);
   }
   return *session;
 }
@@ -181,7 +185,8 @@ void Stepper::fill(Session& session, const NamedTensors& batch, std::int64_t par
     if (!takes(session, name)) continue;  // gpt2 and llama have no segments
     Tensor& to = session.input(name);
     const std::int64_t rows = tensor.shape()[0] / parts;
-    const Tensor from = tensor.rows(part * rows, (part + 1) * rows);
+    Tensor from = tensor.rows(part * rows, (part + 1) * rows);
+    if (const std::int64_t own = to.shape()[0]; own < rows) from = from.rows(own * ranks_.rank(), own * (ranks_.rank() + 1));
     check(from.type() == to.type(), "a training batch has the shape of its graph");
     copy_into(to, from);
   }
@@ -235,7 +240,7 @@ std::size_t Stepper::initialize(std::uint64_t seed, const Weights& from) {
   std::size_t taken = 0;
   const Weights first = init_weights(trained_inputs(graphs_), seed);
   for (const auto& [name, type] : graphs_.states) {
-    Tensor& tensor = states_->get(name, type);
+    Tensor& tensor = states_->get(name, ranks_.part_type(name, type));
     std::memset(tensor.raw(), 0, tensor.bytes());
     if (name == kLossScaleState) tensor.set(0, spec_.loss_scale.initial);
   }
@@ -244,7 +249,8 @@ std::size_t Stepper::initialize(std::uint64_t seed, const Weights& from) {
     check(it != first.end() && it->second.type() == type, "every weight has an initial value of its type");
     const auto given = from.find(name);
     const bool take = given != from.end() && given->second.type() == type;
-    copy_into(states_->get(name, {spec_.storage, type.shape}), (take ? given->second : it->second).cast(spec_.storage));
+    const Tensor first_value = ranks_.part(name, (take ? given->second : it->second).cast(spec_.storage));
+    copy_into(states_->get(name, first_value.type()), first_value);
     taken += take ? 1 : 0;
   }
   return taken;
@@ -256,11 +262,18 @@ std::map<std::string, Tensor> Stepper::snapshot() const {
   return out;
 }
 
+std::map<std::string, int> Stepper::cut_dims() const {
+  std::map<std::string, int> out;
+  for (const auto& [name, type] : graphs_.states)
+    if (const int dim = ranks_.cut_dim(name, type); dim >= 0) out[name] = dim;
+  return out;
+}
+
 Weights Stepper::weight_copies() const {
   Weights out;
   for (const auto& [name, type] : graphs_.weights) {
-    const Tensor& kept = states_->read(name);
-    out[name] = kept.dtype() == DType::f32 ? kept.clone() : kept.cast(DType::f32);
+    const Tensor kept = ranks_.whole(name, {spec_.storage, type.shape}, states_->read(name));
+    out[name] = kept.dtype() == DType::f32 ? kept : kept.cast(DType::f32);
   }
   return out;
 }
@@ -272,7 +285,7 @@ void Stepper::restore(const std::map<std::string, Tensor>& states, const std::st
       if (it == states.end()) fail("{}: the tensor '{}' is missing", source, name);
       if (it->second.type() != expected)
         fail("{}: the tensor '{}' is {}, expected {}", source, name, it->second.type().str(), expected.str());
-      if (commit) copy_into(states_->get(name, expected), it->second);
+      if (commit) copy_into(states_->get(name, ranks_.part_type(name, expected)), ranks_.part(name, it->second));
     }
   }
 }

@@ -9,6 +9,7 @@
 #include "models/lora.h"
 #include "models/model.h"
 #include "train/optimizer.h"
+#include "train/ranks.h"
 
 namespace rhetor {
 
@@ -50,7 +51,9 @@ StepGraphs build_step(const StepSpec& spec);
 // compiled when first needed, and kept. Used by one thread.
 class Stepper {
  public:
-  Stepper(const StepSpec& spec, const CompileOptions& options);
+  // With several ranks: `spec` and batches are of all of them together, losses and outputs too; states are this rank's part. All ranks
+  // call everything but snapshot() and restore() in the same order.
+  Stepper(const StepSpec& spec, const CompileOptions& options, const Ranks& ranks = {});
 
   struct Outcome {
     double loss = 0, grad_norm = 0;
@@ -69,10 +72,13 @@ class Stepper {
   // First weights for `seed`, those of `from` in place of the ones they have name and type of; moments zero. Returns how many
   // came from there.
   std::size_t initialize(std::uint64_t seed, const Weights& from = {});
-  // Copies of all states, and back. restore() fails naming a missing or mismatched tensor and then has changed nothing.
+  // Copies of all states (this rank's parts), and back from whole ones. restore() fails naming a missing or mismatched tensor and then has
+  // changed nothing.
   std::map<std::string, Tensor> snapshot() const;
   void restore(const std::map<std::string, Tensor>& states, const std::string& name);
-  Weights weight_copies() const;  // in f32
+  // Of the states that the ranks share: the dim along which they do.
+  std::map<std::string, int> cut_dims() const;
+  Weights weight_copies() const;  // whole, in f32
   const Executable& executable() const { return train_.at(spec_.seq)->executable(); }
   std::size_t compiled() const { return train_.size(); }  // sequence lengths so far
   Session& session() { return *train_.at(spec_.seq); }    // for the profiler
@@ -84,6 +90,7 @@ class Stepper {
 
   StepSpec spec_;
   CompileOptions options_;
+  Ranks ranks_;
   StepGraphs graphs_;  // of spec.seq
   std::shared_ptr<StateStore> states_;
   std::map<std::int64_t, std::unique_ptr<Session>> train_, evaluate_;  // by sequence length

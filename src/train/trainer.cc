@@ -14,7 +14,7 @@ namespace rhetor {
 constexpr std::int64_t kMaxSkippedInARow = 50;
 
 void Run::record(const std::string& name, const std::map<std::string, Tensor>& tensors) const {
-  if (!options_.record.empty()) save_safetensors(options_.record / (name + ".safetensors"), tensors);
+  if (!options_.record.empty() && ranks_.first()) save_safetensors(options_.record / (name + ".safetensors"), tensors);
 }
 
 void Run::one_step(const Feed& batches) {
@@ -74,7 +74,7 @@ void Run::handle_bad_step(const Stepper::Outcome& outcome) {
 // The newest checkpoint's weights and moments come back; the step goes on counting, so the next batch is another one.
 void Run::roll_back() {
   writer_->wait();
-  const auto checkpoint = load_newest_checkpoint(folder_);
+  const auto checkpoint = newest_checkpoint();
   if (checkpoint) {
     stepper_->restore(checkpoint->tensors, checkpoint->path.string());
     state_.updates = checkpoint->state.updates;
@@ -103,7 +103,7 @@ void Run::validate() {
     count = static_cast<double>(validation_.size());
   }
   state_.validation_loss = sum / count;
-  metrics_->validation(state_.step, state_.validation_loss, metrics_found_);
+  if (metrics_) metrics_->validation(state_.step, state_.validation_loss, metrics_found_);
   history_.validation.push_back({state_.step, state_.validation_loss});
   const std::string metric = deciding_metric();
   double value = state_.validation_loss;
@@ -131,6 +131,7 @@ void Run::judge(double value) {
 }
 
 void Run::save_weights(const fs::path& folder, Weights weights) const {
+  if (!ranks_.first()) return;
   if (!lora()) {
     save_model(folder, {config_, std::move(weights), data_.tokenizer, folder_.filename().string(), data_.chat_template});
     return;
@@ -142,6 +143,7 @@ void Run::save_weights(const fs::path& folder, Weights weights) const {
 
 Weights Run::final_weights() {
   if (!keeps_best() || state_.best_step == 0 || state_.best_step == state_.step) return stepper_->weight_copies();
+  if (!ranks_.first()) return {};
   line_.note(
       fmt::format("the best {} was {:.4f} at step {}; its weights are kept", deciding_metric(), state_.best, state_.best_step));
   metrics_found_ = state_.best_metrics;
@@ -152,7 +154,7 @@ void Run::report(const Stepper::Outcome& outcome, double lr) {
   state_.seconds = seconds_before_ + seconds_since(started_);
   const auto tokens = static_cast<double>(batch_tokens_);
   const double data_wait = data_waited_ / std::max(1e-9, seconds_since(started_));
-  metrics_->step({.step = state_.step,
+  if (metrics_) metrics_->step({.step = state_.step,
                   .tokens = state_.tokens,
                   .loss = outcome.loss,
                   .lr = lr,
@@ -187,11 +189,12 @@ void Run::save_checkpoint() {
   checkpoint_step_ = state_.step;
   if (!metrics_found_.empty()) state_.last_metrics = metrics_found_;
   state_.seconds = seconds_before_ + seconds_since(started_);
-  state_.metrics_bytes = metrics_->bytes();
+  state_.metrics_bytes = metrics_ ? metrics_->bytes() : 0;
   writer_->write(state_, stepper_->snapshot());
 }
 
 void Run::draw_curve() {
+  if (!ranks_.first()) return;
   const std::string title = fmt::format("{} - loss over {} steps", folder_.filename().string(), state_.steps);
   try {
     write_file_atomic(folder_ / "loss.svg", loss_curve_svg(history_, title));
@@ -208,15 +211,19 @@ TrainResult Run::train() {
   result.model_folder = folder_;
   result.metrics_file = folder_ / "metrics.jsonl";
   result.curve_file = folder_ / "loss.svg";
-  metrics_.emplace(result.metrics_file, state_.metrics_bytes);
-  history_ = read_metrics(result.metrics_file, metrics_->bytes());
-  writer_.emplace(folder_, recipe_.keep_checkpoints);
-  const InterruptGuard interrupt;
+  if (ranks_.first()) {
+    metrics_.emplace(result.metrics_file, state_.metrics_bytes);
+    history_ = read_metrics(result.metrics_file, metrics_->bytes());
+  }
+  if (ranks_.size() > 1) save_channel_ = ranks_.communicator->split(0, ranks_.rank());
+  writer_.emplace(folder_, recipe_.keep_checkpoints, CheckpointParts{save_channel_.get(), stepper_->cut_dims()});
+  std::optional<InterruptGuard> interrupt;
+  if (options_.signals) interrupt.emplace();
   started_ = Clock::now();
   const std::int64_t begin = state_.step;
   if (begin < state_.steps) {
-    if (!options_.record.empty()) fs::create_directories(options_.record);
-    record("first", stepper_->weight_copies());
+    if (!options_.record.empty() && ranks_.first()) fs::create_directories(options_.record);
+    if (!options_.record.empty()) record("first", stepper_->weight_copies());
     const Feed batches = stream(begin);
     while (state_.step < state_.steps) {
       one_step(batches);
@@ -229,12 +236,13 @@ TrainResult Run::train() {
           state_.steps = state_.step;
         }
       }
+      const Wishes wishes = agree({.stop = g_interrupted != 0, .skip_save = writer_->busy()});
       result.stopped =
           state_.step < state_.steps &&
-          (g_interrupted != 0 || (options_.stop_after_steps > 0 && state_.step - begin >= options_.stop_after_steps));
+          (wishes.stop || (options_.stop_after_steps > 0 && state_.step - begin >= options_.stop_after_steps));
       // A disk slower than the interval costs checkpoints, not time; a rollback needs each one, to be the same in every run.
       const bool due = recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
-                       (recipe_.on_nan == "rollback" || !writer_->busy());
+                       (recipe_.on_nan == "rollback" || !wishes.skip_save);
       if (due || result.stopped || state_.step == state_.steps) save_checkpoint();
       if (result.stopped) break;
     }
@@ -262,6 +270,7 @@ TrainResult Run::train() {
   result.metrics = metrics_found_;
   result.best_step = state_.best_step;
   save_weights(folder_, std::move(weights));
+  if (ranks_.size() > 1) ranks_.communicator->barrier("the model is written");
   return result;
 }
 

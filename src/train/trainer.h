@@ -12,6 +12,8 @@
 
 namespace rhetor {
 
+class Communicator;
+
 // A recipe as read from TOML; every field has a default that works. docs/recipes.md documents each key ([section] key).
 struct Recipe {
   // [model]
@@ -59,6 +61,8 @@ struct Recipe {
   std::uint64_t memory_budget = 0;
   std::uint64_t seed = 1;
   std::string on_nan = "skip";       // skip | stop | rollback
+  // [parallel]
+  std::string strategy = "ddp";      // what ranks share: a row of parallel/strategy.h
   // [output]
   std::string folder = "runs/model", keep = "last";
   std::int64_t validate_every = 50, validation_batches = 8, checkpoint_every = 100, keep_checkpoints = 2;
@@ -97,6 +101,8 @@ struct TrainResult {
   std::filesystem::path model_folder, metrics_file, curve_file;
 };
 struct TrainOptions {
+  Communicator* communicator = nullptr;                   // this rank's among all that train; null: one rank
+  bool signals = true;                                    // SIGINT and SIGTERM are handled by this call
   bool fresh = false;                                     // ignore checkpoints in the folder
   bool quiet = false;
   std::int64_t stop_after_steps = 0;                      // > 0: save and stop early (tests)
@@ -110,5 +116,7 @@ struct TrainOptions {
 // there from before stays usable until then. A finished run returns at once. SIGINT and SIGTERM save a checkpoint and return with `stopped`; a second one ends the process. Fails if the folder holds a
 // training of another recipe or text (naming the key), or is being trained in by another process. One training a process at a time.
 TrainResult train(const Recipe& recipe, const TrainOptions& options = {});
+// The same by `ranks` threads, each a rank of options.communicator's kind (docs/parallel.md). Returns rank 0's result.
+TrainResult train_on_threads(const Recipe& recipe, const TrainOptions& options, int ranks);
 
 }  // namespace rhetor
