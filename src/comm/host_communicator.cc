@@ -144,16 +144,16 @@ class HostCommunicator final : public Communicator {
       jobs_.pop_front();
       busy_ = true;
       lock.unlock();
-      std::exception_ptr error;
       {
-        const Busy busy(*this);
+        const Busy busy(*this);   // until the job is known as done: what runs next comes after it
+        std::exception_ptr error;
         try {
           execute(job.collective);
         } catch (const std::exception&) {
           error = std::current_exception();
         }
+        job.state->finish(error);
       }
-      job.state->finish(error);
       lock.lock();
     }
   }

@@ -64,7 +64,7 @@ TEST(Pipeline, DumpsParseBack) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string text = read_file(entry.path());
     EXPECT_EQ(to_text(parse_graph(text, all_ops())), text) << entry.path();
-    if (entry.path().filename() == "07-schedule.txt") last = text;
+    if (entry.path().filename().string().ends_with("-schedule.txt")) last = text;
     ++files;
   }
   EXPECT_EQ(files, 1 + static_cast<int>(all_passes().size()));
