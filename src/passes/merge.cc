@@ -34,7 +34,6 @@ class Merger {
   // What depends on parameters alone moves to the front: a merged product stands where its first part stood.
   Graph run(int& merged) {
     find();
-    std::vector<Value> of(0);
     std::map<ValueId, Value> map;
     Graph to;
     const auto copy = [&](std::int32_t i) {
@@ -159,7 +158,7 @@ class Merger {
 
 Graph merge_pass(const Graph& graph, PassContext& context) {
   const PassOptions& options = context.options;
-  if (options.target.strided.empty() || options.int8 || options.compute == DType::f8e4m3) return graph;
+  if (options.target.strided.empty() || options.int8) return graph;
   int merged = 0;
   Graph out = Merger(graph, options.target).run(merged);
   if (merged == 0) return graph;

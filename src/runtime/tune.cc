@@ -1,13 +1,13 @@
 #include "runtime/tune.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -18,11 +18,14 @@
 namespace rhetor {
 namespace {
 
-// A way must be this much faster: less is noise, and the default is the one that was measured elsewhere.
+// A way must be this much faster in the median of the rounds: less is noise, and the default is the one that was measured
+// elsewhere.
 constexpr double kWorthwhile = 0.95;
-constexpr int kRounds = 7;
-constexpr double kRoundSeconds = 2e-3;  // a round repeats short kernels this long
-constexpr double kMostSeconds = 0.5;    // a node, all ways together
+constexpr int kLeastRounds = 5, kMostRounds = 25;
+constexpr double kMostSeconds = 0.7;  // a node, all ways together
+// One thread can win where starting the others takes as long as the work; beyond this it only seems to, while a neighbour has a
+// core.
+constexpr double kAloneSeconds = 3e-4;
 
 int from_environment() {
   const char* wish = std::getenv("RHETOR_TUNE");
@@ -36,7 +39,8 @@ std::atomic<int> chosen_mode{-1};
 bool tunable(const Node& node) {
   if (node.op->traits.kind == OpKind::contraction) return true;
   const AttrValue* anchor = node.attrs.find("anchor");
-  return anchor && kind_of(*anchor) == AttrKind::text && node.attrs.has("body") && std::get<std::string>(*anchor).find("matmul") == 0;
+  return anchor && kind_of(*anchor) == AttrKind::text && node.attrs.has("body") &&
+         std::get<std::string>(*anchor).find("matmul") == 0;
 }
 
 std::string base_name(const std::string& kernel) { return kernel.substr(0, kernel.find('/')); }
@@ -45,18 +49,24 @@ std::string text_of(const AttrValue& value) {
   return std::visit(
       [](const auto& v) -> std::string {
         using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<T, DType>) return std::string(name(v));
-        else if constexpr (std::is_same_v<T, Tensor>) return v.type().str();
-        else if constexpr (std::is_same_v<T, GraphPtr>) return fmt::format("{:016x}", hash64(to_text(*v)));
-        else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) return fmt::format("{}", v);
-        else return fmt::format("{}", fmt::join(v, ","));
+        if constexpr (std::is_same_v<T, DType>)
+          return std::string(name(v));
+        else if constexpr (std::is_same_v<T, Tensor>)
+          return v.type().str();
+        else if constexpr (std::is_same_v<T, GraphPtr>)
+          return fmt::format("{:016x}", hash64(to_text(*v)));
+        else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>)
+          return fmt::format("{}", v);
+        else
+          return fmt::format("{}", fmt::join(v, ","));
       },
       value);
 }
 
 std::uint64_t key_of(const KernelRequest& r, const std::string& kernel) {
   std::string text = fmt::format("{} {} {}", kernel, r.node.op->name, r.threads);
-  for (std::size_t k = 0; k < r.in.size(); ++k) text += fmt::format(" {}{}", r.in[k].str(), k < r.constants.size() && r.constants[k] ? "!" : "");
+  for (std::size_t k = 0; k < r.in.size(); ++k)
+    text += fmt::format(" {}{}", r.in[k].str(), k < r.constants.size() && r.constants[k] ? "!" : "");
   for (const Type& type : r.out) text += " > " + type.str();
   for (const auto& [name, value] : r.node.attrs) text += fmt::format(" {}={}", name, text_of(value));
   return hash64(text);
@@ -94,12 +104,14 @@ ChosenKernel prepare(const KernelRequest& request, const TunedWay& way) {
 Tensor operand(const Type& type, std::int64_t last_key, std::uint64_t stream) {
   Tensor tensor = Tensor::uninitialized(type);
   Rng rng(17, stream);
-  const std::int64_t period = std::min<std::int64_t>(type.elements(), 4099);  // drawing millions would take longer than the kernel
+  const std::int64_t period =
+      std::min<std::int64_t>(type.elements(), 4099);  // drawing millions would take longer than the kernel
   for (std::int64_t i = 0; i < period; ++i) {
     const double u = static_cast<double>(rng.uniform());
-    tensor.set(i, is_float(type.dtype) ? 2 * u - 1
+    tensor.set(i, is_float(type.dtype)      ? 2 * u - 1
                   : type.dtype == DType::i8 ? std::floor(254 * u) - 127
-                  : type.dtype == DType::u8 ? std::floor(255 * u) : static_cast<double>(last_key));
+                  : type.dtype == DType::u8 ? std::floor(255 * u)
+                                            : static_cast<double>(last_key));
   }
   auto* bytes = static_cast<std::byte*>(tensor.raw());
   const std::size_t whole = tensor.bytes(), block = static_cast<std::size_t>(period) * byte_size(type.dtype);
@@ -123,8 +135,10 @@ class Trial {
     void* out[8] = {};
     for (std::size_t k = 0; k < operands_.size(); ++k) {
       const bool absorbed = k < kernel.absorbed.size() && kernel.absorbed[k];
-      if (operands_[k].defined()) in[k] = operands_[k].raw();
-      else if (!absorbed && request_.constants[k]) in[k] = request_.constants[k]->raw();
+      if (operands_[k].defined())
+        in[k] = operands_[k].raw();
+      else if (!absorbed && request_.constants[k])
+        in[k] = request_.constants[k]->raw();
     }
     for (std::size_t k = 0; k < outputs_.size(); ++k) out[k] = outputs_[k].raw();
     kernel.run(kernel.params.get(), {.in = in, .out = out, .scratch = scratch.raw(), .pool = pool_});
@@ -147,7 +161,29 @@ struct Timed {
   TunedWay way;
   ChosenKernel chosen;
   Tensor scratch;
-  double least = 1e300;  // seconds
+  std::vector<double> seconds = {};  // a round
+};
+
+double median(std::vector<double> of) {
+  std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
+  return of[of.size() / 2];
+}
+
+// Takes from the cores' own caches what a run left there: within a model, other layers have used them since.
+class Evictor {
+ public:
+  explicit Evictor(ThreadPool& pool) : pool_(pool), bytes_(static_cast<std::size_t>(pool.threads()) * kBytesACore, 1) {}
+  void run() {
+    pool_.parallel_for(static_cast<std::int64_t>(bytes_.size() / 64), static_cast<std::int64_t>(kBytesACore / 64),
+                       [&](std::int64_t begin, std::int64_t end) {
+                         for (std::int64_t line = begin; line < end; ++line) ++bytes_[static_cast<std::size_t>(64 * line)];
+                       });
+  }
+
+ private:
+  static constexpr std::size_t kBytesACore = 4 << 20;  // twice a large second-level cache
+  ThreadPool& pool_;
+  std::vector<unsigned char> bytes_;
 };
 
 // Can `kernel` stand in for `standard`: itself, or a variant of it that does not refuse?
@@ -160,7 +196,8 @@ bool is_way(const KernelRequest& request, const std::string& standard, const std
   return false;
 }
 
-// Rounds go over all ways in turn, so that a neighbour's burst hits all of them; the least of a way counts.
+// Rounds go over all ways in turn, and a way is compared with the default of the same round: the speed of a machine with
+// neighbours changes more from second to second than ways differ.
 TunedWay measure(const KernelRequest& request, const ChosenKernel& standard, ThreadPool& pool) {
   using Clock = std::chrono::steady_clock;
   const auto seconds = [](Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); };
@@ -178,30 +215,46 @@ TunedWay measure(const KernelRequest& request, const ChosenKernel& standard, Thr
   Trial trial(request, pool);
   std::vector<Timed> timed;
   std::vector<std::string> expected;
+  double usual_once = 0;
   for (const TunedWay& way : ways) {
     Timed one{.way = way, .chosen = prepare(request, way), .scratch = {}};
+    if (way.threads == 1 && usual_once > kAloneSeconds) continue;
     one.scratch = Tensor::uninitialized({DType::u8, Shape{static_cast<std::int64_t>(one.chosen.kernel.scratch_bytes)}});
     trial.run(one.chosen.kernel, one.scratch);
-    if (timed.empty()) expected = trial.results();
-    else if (trial.results() != expected) continue;  // other bits: not the same computation
+    if (timed.empty()) {
+      const auto once = Clock::now();
+      trial.run(one.chosen.kernel, one.scratch);
+      usual_once = seconds(once);
+    }
+    if (timed.empty())
+      expected = trial.results();
+    else if (trial.results() != expected)
+      continue;  // other bits: not the same computation
     timed.push_back(std::move(one));
   }
+  Evictor evictor(pool);
   const auto begin = Clock::now();
-  for (int round = 0; round < kRounds && (round < 2 || seconds(begin) < kMostSeconds); ++round)
+  for (int round = 0; round < kMostRounds && (round < kLeastRounds || seconds(begin) < kMostSeconds); ++round)
     for (Timed& one : timed) {
-      const auto start = Clock::now();
-      do {
-        const auto once = Clock::now();
-        trial.run(one.chosen.kernel, one.scratch);
-        one.least = std::min(one.least, seconds(once));
-      } while (seconds(start) < kRoundSeconds);
+      evictor.run();
+      const auto once = Clock::now();
+      trial.run(one.chosen.kernel, one.scratch);
+      one.seconds.push_back(seconds(once));
     }
-  const Timed* best = &timed.front();
-  for (const Timed& one : timed)
-    if (one.least < kWorthwhile * timed.front().least && one.least < best->least) best = &one;
+  const Timed& usual = timed.front();
+  const Timed* best = &usual;
+  double least = kWorthwhile;
+  for (const Timed& one : timed) {
+    std::vector<double> shares;
+    for (std::size_t round = 0; round < one.seconds.size(); ++round) shares.push_back(one.seconds[round] / usual.seconds[round]);
+    if (const double share = median(shares); share < least) {
+      least = share;
+      best = &one;
+    }
+  }
   TunedWay way = best->way;
-  way.default_us = timed.front().least * 1e6;
-  way.best_us = best->least * 1e6;
+  way.default_us = median(usual.seconds) * 1e6;
+  way.best_us = median(best->seconds) * 1e6;
   return way;
 }
 
@@ -220,7 +273,9 @@ void set_tuning_flags(bool tune, bool no_tune) {
 }
 
 ChosenKernel tuned(const KernelRequest& request, ChosenKernel chosen, ThreadPool& pool, Tuning mode, TuneCache& cache) {
-  if (mode == Tuning::off || (mode == Tuning::cached && cache.empty()) || !tunable(request.node) || !Trial::fits(request) || chosen.name == "reference") return chosen;
+  if (mode == Tuning::off || (mode == Tuning::cached && cache.empty()) || !tunable(request.node) || !Trial::fits(request) ||
+      chosen.name == "reference")
+    return chosen;
   const std::uint64_t key = key_of(request, base_name(chosen.name));
   TunedWay way;
   if (!cache.find(key, way)) {
@@ -236,7 +291,8 @@ ChosenKernel tuned(const KernelRequest& request, ChosenKernel chosen, ThreadPool
   }
   ChosenKernel better = prepare(request, way);
   better.refused = std::move(chosen.refused);
-  better.kernel.detail += fmt::format("; tuned: {:.1f} us instead of {:.1f}{}", way.best_us, way.default_us, way.threads == 1 ? ", on one thread" : "");
+  better.kernel.detail += fmt::format("; tuned: {:.1f} us instead of {:.1f}{}", way.best_us, way.default_us,
+                                      way.threads == 1 ? ", on one thread" : "");
   return better;
 }
 

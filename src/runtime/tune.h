@@ -34,7 +34,7 @@ void set_tuning_flags(bool tune, bool no_tune);
 struct TunedWay {
   std::string kernel;
   int threads = 0;                     // 0: all of the pool
-  double default_us = 0, best_us = 0;  // least of several runs
+  double default_us = 0, best_us = 0;  // medians of several runs
 };
 
 class TuneCache {
