@@ -87,7 +87,8 @@ class Place:
         return self.folder.joinpath(name, "model.safetensors").read_bytes()
 
     def losses(self, name):
-        lines = [json.loads(line) for line in self.folder.joinpath(name, "metrics.jsonl").read_text().splitlines()]
+        text = self.folder.joinpath(name, "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]  # the last may be half written
         return [line["loss"] for line in lines if "loss" in line]
 
     def wait_for_step(self, name, step, seconds=60):
@@ -222,17 +223,17 @@ def a_killed_rank(place):
 
 def ranks_that_disagree(place):
     processes = place.tcp("recipes", 2, lambda rank: [f"train.lr=0.00{rank + 1}"])
-    assert [p.wait(60) for p in processes] == [1, 1]
+    assert (ended := [p.wait(60) for p in processes]) == [1, 1], ended
     assert "train.lr is 0.001 there and 0.002 here" in place.log("recipes", 1), place.log("recipes", 1)
     assert "rank 1 has another recipe" in place.log("recipes", 0), place.log("recipes", 0)
     other = place.folder / "other.txt"
     other.write_text("Another text altogether.\n" * 500)
     processes = place.tcp("texts", 2, lambda rank: [f'data.files=["{other}"]'] if rank else [])
-    assert [p.wait(60) for p in processes] == [1, 1]
+    assert (ended := [p.wait(60) for p in processes]) == [1, 1], ended
     assert "another text or tokenizer than rank 0" in place.log("texts", 1), place.log("texts", 1)
     processes = place.tcp("odd", 3)
-    assert [p.wait(60) for p in processes] == [1, 1, 1]
-    assert "does not divide among 3 ranks" in place.log("odd", 0)
+    assert (ended := [p.wait(60) for p in processes]) == [1, 1, 1], ended
+    assert "does not divide among 3 ranks" in place.log("odd", 0), place.log("odd", 0)
 
 
 def main():

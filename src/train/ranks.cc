@@ -124,10 +124,21 @@ std::int32_t Ranks::most(std::int32_t value, const std::string& what) const {
 }
 
 void Ranks::report_different(const std::string& what, const std::string& mine) const {
-  const std::int32_t last = most(mine.empty() ? -1 : rank(), what + " compared");
+  const std::string reason =
+      mine.empty() ? "" : fmt::format("rank {} has another {} than rank 0: {}; start all ranks with the same", rank(), what, mine);
+  std::int32_t last = -1;
+  try {
+    last = most(mine.empty() ? -1 : rank(), what + " compared");
+  } catch (const Error&) {
+    // A rank that heard of it sooner has left with the comparison still under way here: what this one knows says more.
+    if (!mine.empty()) fail("{}", reason);
+    throw;
+  }
   if (last < 0) return;
-  if (!mine.empty()) fail("rank {} has another {} than rank 0: {}; start all ranks with the same", rank(), what, mine);
-  fail("rank {} has another {} than rank 0; start all ranks with the same", last, what);
+  const std::string sentence =
+      mine.empty() ? fmt::format("rank {} has another {} than rank 0; start all ranks with the same", last, what) : reason;
+  if (communicator) communicator->abort(sentence);
+  fail("{}", sentence);
 }
 
 }  // namespace rhetor

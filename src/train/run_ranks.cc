@@ -7,14 +7,15 @@ namespace rhetor {
 
 void Run::join_ranks() {
   if (ranks_.size() > 1) {
-    ranks_.require_same("recipe", recipe_.to_toml(), [&](const std::string& first) {
-      return recipe_difference(Recipe::parse(first, "rank 0's recipe"), recipe_);
-    });
+    // What each sees alone comes first: it is then said by every rank, not by the fastest.
     if (recipe_.batch % ranks_.size())
       fail("train.batch is {}, which does not divide among {} ranks; make it a multiple of {}", recipe_.batch, ranks_.size(),
            ranks_.size());
     if (recipe_.minutes > 0)
       fail("train.minutes is {:g}, but the steps of several ranks are not timed; give train.steps", recipe_.minutes);
+    ranks_.require_same("recipe", recipe_.to_toml(), [&](const std::string& first) {
+      return recipe_difference(Recipe::parse(first, "rank 0's recipe"), recipe_);
+    });
     const Recipe shared = Recipe::parse(ranks_.from_first("strategy", recipe_.to_toml()), "rank 0's recipe");
     if (shared.strategy != recipe_.strategy || shared.folder != recipe_.folder ||
         shared.checkpoint_every != recipe_.checkpoint_every)
