@@ -5,7 +5,7 @@
 packages_build="g++ cmake ninja-build pkg-config libfmt-dev libxxhash-dev libhwy-dev libdnnl-dev ocl-icd-opencl-dev
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libboost-dev libpcre2-dev libutf8proc-dev zlib1g-dev liblzma-dev libzstd-dev
   libgtest-dev libgmock-dev"
-packages_test="python3 python3-venv curl xz-utils zstd gzip git"
+packages_test="python3 python3-venv curl xz-utils zstd gzip git openmpi-bin libopenmpi-dev iproute2"
 packages_fuzz="python3 clang-16 libclang-rt-16-dev llvm-16"   # tools/fuzz; clang 16 is the first that compiles this with GCC 12's library
 
 as_root() {
