@@ -55,7 +55,7 @@ class Place:
     """A folder with a text and a recipe, and what runs there."""
 
     def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+        self.folder, self.started = pathlib.Path(folder), []
         draw = random.Random(5)
         self.folder.joinpath("text.txt").write_text("".join(
             f"{draw.choice(['The cat', 'A sailor', 'My sister'])} {draw.choice(['sees', 'paints'])} the {draw.choice(['boat', 'lamp', 'sea'])}.\n"
@@ -72,9 +72,18 @@ class Place:
 
     def tcp(self, name, ranks, more=lambda rank: []):
         port = str(free_port())
-        return [subprocess.Popen(["sh", "-c", OWN_LOG, *self.words(name, *more(r))], env=ENV | {
+        processes = [subprocess.Popen(["sh", "-c", OWN_LOG, *self.words(name, *more(r))], env=ENV | {
             "LOGS": str(self.folder / f"{name}.log"), "RANK": str(r), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(r), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port}) for r in range(ranks)]
+        self.started += processes
+        return processes
+
+    def end(self):
+        """What a failed case left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def launched(self, name, launcher, more=()):
         return subprocess.run([*launcher, "sh", "-c", OWN_LOG, *self.words(name, *more)], env=ENV | {"LOGS": str(self.folder / f"{name}.log")},
@@ -245,14 +254,17 @@ def main():
             continue
         begin = time.time()
         with tempfile.TemporaryDirectory(prefix="rhetor-ranks-") as folder:
+            place = Place(folder)
             try:
-                said = case(Place(folder))
+                said = case(place)
                 print(f"ok    {case.__name__} ({time.time() - begin:.1f} s){': ' + said if said else ''}", flush=True)
             except Skip as why:
                 print(f"skip  {case.__name__}: {why}", flush=True)
             except Exception as error:
                 failed += 1
                 print(f"FAIL  {case.__name__}: {type(error).__name__}: {error}", flush=True)
+            finally:
+                place.end()
     sys.exit(1 if failed else 0)
 
 
