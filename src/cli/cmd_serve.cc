@@ -1,4 +1,6 @@
 // rhetor serve.
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -11,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/machine_args.h"
 #include "cli/output.h"
+#include "cuda/cuda.h"
 #include "serve/server.h"
 
 namespace rhetor {
@@ -142,6 +145,7 @@ int cmd_serve(int argc, const char* const* argv) {
   }
   Server service(std::move(models), options);
   signals->watch(&service);
+  on_lost_device([] { ::kill(::getpid(), SIGTERM); });  // requests get 503, then the program ends with the reason
   fmt::print("{} at http://{}:{}/  (Ctrl-C stops)\n", list, options.host, service.port());
   std::fflush(stdout);
   try {
@@ -150,7 +154,9 @@ int cmd_serve(int argc, const char* const* argv) {
     signals.reset();
     throw;
   }
+  on_lost_device(nullptr);
   signals.reset();  // before the service goes: a signal's thread may still be stopping it
+  if (const std::string lost = lost_device(); !lost.empty()) throw Error(ErrorKind::unsupported, lost);
   return 0;
 }
 

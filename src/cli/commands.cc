@@ -12,9 +12,12 @@
 #include "base/version.h"
 #include "cpu/kernel.h"
 #include "graph/op.h"
+#include "runtime/tune_device.h"
 
 namespace rhetor {
 namespace {
+
+constexpr std::string_view kTuneWorker = "tune-worker";
 
 void print_overview() {
   fmt::print("Rhetor {}: one graph, trained, compressed, compiled and served.\n\nUsage: rhetor COMMAND [OPTIONS]\n\n", kVersion);
@@ -31,6 +34,7 @@ int dispatch_command(std::string_view word, int argc, const char* const* argv) {
     fmt::print("rhetor {}\n{}\n", kVersion, cpu_description());
     return 0;
   }
+  if (word == kTuneWorker) return run_tune_worker();  // not listed: the tuner starts it
   std::vector<std::string_view> names;
   for (const Command& command : commands()) {
     if (command.name == word) return command.run(argc, argv);
@@ -69,6 +73,7 @@ const std::vector<Command>& commands() {
 int run_cli(int argc, const char* const* argv) {
   const std::string_view word = argc > 1 ? argv[1] : "--help";
   try {
+    set_tune_worker({"/proc/self/exe", std::string(kTuneWorker)});
     const int code = dispatch_command(word, argc - 1, argv + 1);
     if (std::fflush(stdout) != 0) fail(ErrorKind::io, "cannot write to standard output: {}", std::strerror(errno));
     return code;

@@ -33,6 +33,8 @@ void CudaStream::make_marks(int) { absent(); }
 void CudaStream::mark(int) { absent(); }
 double CudaStream::seconds(int, int) { absent(); }
 
+CudaTrial try_cuda_way(const CudaDevice&, const std::string&, const std::string&) { absent(); }
+
 const std::vector<KernelRow>& cuda_kernel_table() {
   static const std::vector<KernelRow> none;
   return none;

@@ -1,4 +1,4 @@
-// attention and its gradient: who takes which request.
+// attention: who takes which request.
 #include <cmath>
 #include <limits>
 
@@ -6,9 +6,7 @@
 
 namespace rhetor::gpu {
 
-namespace {
-
-AttentionProblem describe(const Attrs& attrs, const Type& q, const Type& k) {
+AttentionProblem describe_attention(const Attrs& attrs, const Type& q, const Type& k) {
   const Shape &qs = q.shape, &ks = k.shape;
   const double scale = attrs.f("scale");
   const auto dim = [](std::int64_t size) { return static_cast<int>(size); };
@@ -26,6 +24,8 @@ AttentionProblem describe(const Attrs& attrs, const Type& q, const Type& k) {
           .v_token = ks[2] * ks[3]};
 }
 
+namespace {
+
 // A fused node: attention, with reshapes and slices of the last dim before it.
 struct Columns {
   std::string why_not;
@@ -40,7 +40,7 @@ Columns columns_of(const KernelRequest& request) {
     if (body.node(i).op->name == "attention") anchor = i;
   if (anchor < 0) return {"the body has no attention", {}};
   const Node& node = body.node(anchor);
-  Columns out{"", describe(node.attrs, body.type(node.inputs[0]), body.type(node.inputs[1]))};
+  Columns out{"", describe_attention(node.attrs, body.type(node.inputs[0]), body.type(node.inputs[1]))};
   AttentionProblem& a = out.problem;
   const auto input_of = [&](ValueId v) {
     return body.is_input(v.node) ? static_cast<std::int8_t>(std::stoi(body.input_name(v.node))) : std::int8_t{-1};
@@ -77,7 +77,7 @@ std::string refuse_fused_attention(const KernelRequest& request) { return column
 
 AttentionProblem attention_problem(const KernelRequest& request, std::size_t q) {
   if (request.node.op->name == "fused") return columns_of(request).problem;
-  return describe(request.node.attrs, request.in[q], request.in[q + 1]);
+  return describe_attention(request.node.attrs, request.in[q], request.in[q + 1]);
 }
 
 AttentionPointers attention_pointers(const KernelArgs& args, const AttentionProblem& a) {
@@ -93,19 +93,6 @@ AttentionPointers attention_pointers(const KernelArgs& args, const AttentionProb
           .offsets = static_cast<const std::int32_t*>(operand(4, 0)),
           .o = result(0),
           .lse = result(1)};
-}
-AttentionGradPointers attention_grad_pointers(const KernelArgs& args) {
-  return {.d_o = args.in[0],
-          .q = args.in[1],
-          .k = args.in[2],
-          .v = args.in[3],
-          .o = args.in[4],
-          .lse = args.in[5],
-          .lengths = static_cast<const std::int32_t*>(args.in[6]),
-          .offsets = static_cast<const std::int32_t*>(args.in[7]),
-          .dq = args.out[0],
-          .dk = args.out[1],
-          .dv = args.out[2]};
 }
 
 namespace {
@@ -129,13 +116,6 @@ Kernel prepare_forward(const KernelRequest& request) {
               },
           .params = std::make_shared<AttentionProblem>(attention_problem(request, 0))};
 }
-Kernel prepare_backward(const KernelRequest& request) {
-  return {.run =
-              [](const void* params, const KernelArgs& args) {
-                attention_grad_general(*static_cast<const AttentionProblem*>(params), attention_grad_pointers(args), args.stream);
-              },
-          .params = std::make_shared<AttentionProblem>(attention_problem(request, 1))};
-}
 
 const Candidate kForward = {"cuda.attention", [](const KernelRequest& r) { return refuse_general(r.in[0], r.in[1]); },
                             prepare_forward};
@@ -145,15 +125,13 @@ const Candidate kColumns = {"cuda.fused_attention",
                               return refuse_dtype(attention_problem(r, 0).dtype);
                             },
                             prepare_forward};
-const Candidate kBackward = {"cuda.attention_grad", [](const KernelRequest& r) { return refuse_general(r.in[1], r.in[2]); },
-                             prepare_backward};
 
 }  // namespace
 
 std::vector<KernelRow> attention_rows() {
   return join_families(
-      {rope_rows, attention_mma_rows, [] {
-         return std::vector<KernelRow>{{"attention", {kForward}}, {"fused", {kColumns}}, {"attention_grad", {kBackward}}};
+      {rope_rows, attention_step_rows, attention_mma_rows, attention_grad_rows, [] {
+         return std::vector<KernelRow>{{"attention", {kForward}}, {"fused", {kColumns}}};
        }});
 }
 

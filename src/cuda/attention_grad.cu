@@ -9,15 +9,14 @@ namespace rhetor::gpu {
 namespace {
 
 template <class T, int R, int V>
-__global__ void __launch_bounds__(32 * kWarps) general_dq(AttentionProblem a, AttentionGradPointers p) {
+__global__ void __launch_bounds__(32 * kWarps) general_dq(AttentionGradProblem a, AttentionGradPointers p) {
   using A = typename AccumulatorOf<T>::type;
   const int groups = (a.s + R - 1) / R, lane = threadIdx.x % 32;
   const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (item >= static_cast<std::int64_t>(a.b) * a.h * groups) return;
   const int i0 = static_cast<int>(item % groups) * R, h = static_cast<int>(item / groups % a.h), b = static_cast<int>(item / groups / a.h);
-  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, h / (a.h / a.g));
-  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, h / (a.h / a.g));
-  const std::int64_t stride = static_cast<std::int64_t>(a.g) * a.d;
+  const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, h / (a.h / a.g), a.k_token);
+  const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, h / (a.h / a.g), a.v_token);
   const A scale = static_cast<A>(a.scale);
   const T *q[R], *d_o[R];
   A lse[R], delta[R];
@@ -26,7 +25,7 @@ __global__ void __launch_bounds__(32 * kWarps) general_dq(AttentionProblem a, At
   for (int r = 0; r < R; ++r) {
     const int i = min(i0 + r, a.s - 1);
     const std::int64_t row = query_row(a, b, i, h);
-    q[r] = static_cast<const T*>(p.q) + row;
+    q[r] = static_cast<const T*>(p.q) + query_in(a, b, i, h);
     d_o[r] = static_cast<const T*>(p.d_o) + row;
     lse[r] = static_cast<const A*>(p.lse)[lse_row(a, b, i, h)];
     A part = 0;
@@ -39,23 +38,23 @@ __global__ void __launch_bounds__(32 * kWarps) general_dq(AttentionProblem a, At
   for (int d0 = 0; d0 < a.d; d0 += kDims) {
     A acc[R][kSpread] = {};
     for (int j0 = 0; j0 < most; j0 += 32) {
-      const std::int64_t at = min(j0 + lane, most - 1) * stride;
+      const std::int64_t key = min(j0 + lane, most - 1);
       A x[R], y[R];
-      dots<V>(q, k + at, a.d, x);
-      dots<V>(d_o, v + at, a.d, y);
+      dots<V>(q, k + key * a.k_token, a.d, x);
+      dots<V>(d_o, v + key * a.v_token, a.d, y);
 #pragma unroll
       for (int r = 0; r < R; ++r) x[r] = j0 + lane < end[r] ? exp_of(scale * x[r] - lse[r]) * (y[r] - delta[r]) : A(0);
       const int keys = min(32, most - j0);
-      for (int j = 0; j < keys; ++j) add_row(x, j, k + (j0 + j) * stride, d0, a.d, acc);
+      for (int j = 0; j < keys; ++j) add_row(x, j, k + (j0 + j) * a.k_token, d0, a.d, acc);
     }
 #pragma unroll
     for (int r = 0; r < R; ++r)
-      if (i0 + r < a.s) store_row(acc[r], scale, d0, a.d, static_cast<T*>(p.dq) + query_row(a, b, i0 + r, h));
+      if (i0 + r < a.s) store_row(acc[r], scale, d0, a.d, static_cast<T*>(p.dq) + query_at(a, b, i0 + r, h, a.dq_token));
   }
 }
 
 template <class T, int R, int V>
-__global__ void __launch_bounds__(32 * kWarps) general_dkv(AttentionProblem a, AttentionGradPointers p) {
+__global__ void __launch_bounds__(32 * kWarps) general_dkv(AttentionGradProblem a, AttentionGradPointers p) {
   using A = typename AccumulatorOf<T>::type;
   const int groups = (a.t + R - 1) / R, lane = threadIdx.x % 32;
   const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -65,22 +64,22 @@ __global__ void __launch_bounds__(32 * kWarps) general_dkv(AttentionProblem a, A
   const T *k[R], *v[R];
 #pragma unroll
   for (int r = 0; r < R; ++r) {
-    const std::int64_t row = key_row(a, b, min(j0 + r, a.t - 1), g);
-    k[r] = static_cast<const T*>(p.k) + row;
-    v[r] = static_cast<const T*>(p.v) + row;
+    const int j = min(j0 + r, a.t - 1);
+    k[r] = static_cast<const T*>(p.k) + key_in(a, b, j, g, a.k_token);
+    v[r] = static_cast<const T*>(p.v) + key_in(a, b, j, g, a.v_token);
   }
   const std::int64_t stride = static_cast<std::int64_t>(a.h) * a.d;
   for (int d0 = 0; d0 < a.d; d0 += kDims) {
     A dk[R][kSpread] = {}, dv[R][kSpread] = {};
     for (int h = g * (a.h / a.g); h < (g + 1) * (a.h / a.g); ++h) {
       const std::int64_t head = query_row(a, b, 0, h);
-      const T *q = static_cast<const T*>(p.q) + head, *d_o = static_cast<const T*>(p.d_o) + head;
+      const T *q = static_cast<const T*>(p.q) + query_in(a, b, 0, h), *d_o = static_cast<const T*>(p.d_o) + head;
       for (int i0 = 0; i0 < a.s; i0 += 32) {
         const int i = min(i0 + lane, a.s - 1), end = i0 + lane < a.s ? visible_end(a, p.lengths, p.offsets, b, i) : 0;
         if (warp_reduce(end, Max{}) <= j0) continue;
         const T* row[1] = {d_o + i * stride};
         A x[R], y[R], delta[1];
-        dots<V>(k, q + i * stride, a.d, x);
+        dots<V>(k, q + i * a.q_token, a.d, x);
         dots<V>(v, row[0], a.d, y);
         dots<V>(row, static_cast<const T*>(p.o) + head + i * stride, a.d, delta);
         const A lse = static_cast<const A*>(p.lse)[lse_row(a, b, i, h)];
@@ -92,22 +91,21 @@ __global__ void __launch_bounds__(32 * kWarps) general_dkv(AttentionProblem a, A
         const int queries = min(32, a.s - i0);
         for (int n = 0; n < queries; ++n) {
           add_row(x, n, d_o + (i0 + n) * stride, d0, a.d, dv);
-          add_row(y, n, q + (i0 + n) * stride, d0, a.d, dk);
+          add_row(y, n, q + (i0 + n) * a.q_token, d0, a.d, dk);
         }
       }
     }
 #pragma unroll
     for (int r = 0; r < R; ++r)
       if (j0 + r < a.t) {
-        const std::int64_t row = key_row(a, b, j0 + r, g);
-        store_row(dk[r], scale, d0, a.d, static_cast<T*>(p.dk) + row);
-        store_row(dv[r], A(1), d0, a.d, static_cast<T*>(p.dv) + row);
+        store_row(dk[r], scale, d0, a.d, static_cast<T*>(p.dk) + key_in(a, b, j0 + r, g, a.dk_token));
+        store_row(dv[r], A(1), d0, a.d, static_cast<T*>(p.dv) + key_in(a, b, j0 + r, g, a.dv_token));
       }
   }
 }
 
 template <class T, int R, int V>
-void start(const AttentionProblem& a, const AttentionGradPointers& p, void* handle) {
+void start(const AttentionGradProblem& a, const AttentionGradPointers& p, void* handle) {
   const std::int64_t queries = static_cast<std::int64_t>(a.b) * a.h * ((a.s + R - 1) / R);
   const std::int64_t keys = static_cast<std::int64_t>(a.b) * a.g * ((a.t + R - 1) / R);
   if (queries > 0) {
@@ -122,7 +120,7 @@ void start(const AttentionProblem& a, const AttentionGradPointers& p, void* hand
 
 }  // namespace
 
-void attention_grad_general(const AttentionProblem& a, const AttentionGradPointers& p, void* handle) {
+void attention_grad_general(const AttentionGradProblem& a, const AttentionGradPointers& p, void* handle) {
   if (a.d == 0) return;
   with_any_float(a.dtype, [&](auto zero) {
     using T = decltype(zero);

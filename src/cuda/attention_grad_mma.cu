@@ -36,7 +36,7 @@ template <int D, int M, int W, int C>
 constexpr int kKeysShared = 2 * 16 * M * W * D * 2 + 4 * C * D * 2 + 4 * C * 4;
 
 template <class T, int D, int M, int W, int C>
-__global__ void __launch_bounds__(32 * W) mma_dkv(AttentionProblem a, AttentionGradPointers p, const float* delta, float scale_log2) {
+__global__ void __launch_bounds__(32 * W) mma_dkv(AttentionGradProblem a, AttentionGradPointers p, const float* delta, float scale_log2) {
   constexpr int kKeys = 16 * M * W, kThreads = 32 * W, kTile = C * D * 2;
   extern __shared__ __align__(128) unsigned char memory[];
   const std::uint32_t k_tile = shared_address(memory), v_tile = k_tile + kKeys * D * 2;
@@ -50,22 +50,21 @@ __global__ void __launch_bounds__(32 * W) mma_dkv(AttentionProblem a, AttentionG
   const int length = p.lengths ? min(p.lengths[b], a.t) : a.t, offset = p.offsets ? p.offsets[b] : a.t - a.s;
   const int begin = first >= most ? a.s : a.causal ? min(max(first - offset, 0), a.s) : 0;   // the first query that sees key `first`
   const int start = begin / C, steps = begin < a.s ? (a.s + C - 1) / C - start : 0, count = steps * group;
-  const std::int64_t stride_q = static_cast<std::int64_t>(a.h) * a.d, stride_k = static_cast<std::int64_t>(a.g) * a.d;
-  const std::int64_t keys_at = key_row(a, b, 0, g);
+  const std::int64_t stride_o = static_cast<std::int64_t>(a.h) * a.d;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;
   const auto load_queries = [&](int n) {
     const int h = g * group + n / steps, i = (start + n % steps) * C;
-    const std::int64_t at = query_row(a, b, 0, h), row = lse_row(a, b, 0, h);
-    load_tile<D, C, kThreads>(q_tiles + n % 2 * kTile, static_cast<const T*>(p.q) + at, stride_q, i, a.s, a.d, threadIdx.x);
-    load_tile<D, C, kThreads>(do_tiles + n % 2 * kTile, static_cast<const T*>(p.d_o) + at, stride_q, i, a.s, a.d, threadIdx.x);
+    const std::int64_t row = lse_row(a, b, 0, h);
+    load_tile<D, C, kThreads>(q_tiles + n % 2 * kTile, static_cast<const T*>(p.q) + query_in(a, b, 0, h), a.q_token, i, a.s, a.d, threadIdx.x);
+    load_tile<D, C, kThreads>(do_tiles + n % 2 * kTile, static_cast<const T*>(p.d_o) + query_row(a, b, 0, h), stride_o, i, a.s, a.d, threadIdx.x);
     if (threadIdx.x < 2 * C) {
       const int r = threadIdx.x % C;
       const float* from = (threadIdx.x < C ? static_cast<const float*>(p.lse) : delta) + row;
       copy_float_async(lse_rows + (n % 2 * 2 * C + threadIdx.x) * 4, i + r < a.s ? from + i + r : from, i + r < a.s);
     }
   };
-  load_tile<D, kKeys, kThreads>(k_tile, static_cast<const T*>(p.k) + keys_at, stride_k, first, most, a.d, threadIdx.x);
-  load_tile<D, kKeys, kThreads>(v_tile, static_cast<const T*>(p.v) + keys_at, stride_k, first, most, a.d, threadIdx.x);
+  load_tile<D, kKeys, kThreads>(k_tile, static_cast<const T*>(p.k) + key_in(a, b, 0, g, a.k_token), a.k_token, first, most, a.d, threadIdx.x);
+  load_tile<D, kKeys, kThreads>(v_tile, static_cast<const T*>(p.v) + key_in(a, b, 0, g, a.v_token), a.v_token, first, most, a.d, threadIdx.x);
   if (count > 0) load_queries(0);
   commit_copies();
 
@@ -116,8 +115,8 @@ __global__ void __launch_bounds__(32 * W) mma_dkv(AttentionProblem a, AttentionG
     stage_rows<T, D>(dv[m], {1.0f, 1.0f}, memory + kKeys * D * 2, own + 16 * m);
   }
   __syncwarp();
-  store_tile<D, 16 * M>(memory, static_cast<T*>(p.dk) + keys_at, stride_k, own, first, a.t, a.d);
-  store_tile<D, 16 * M>(memory + kKeys * D * 2, static_cast<T*>(p.dv) + keys_at, stride_k, own, first, a.t, a.d);
+  store_tile<D, 16 * M>(memory, static_cast<T*>(p.dk) + key_in(a, b, 0, g, a.dk_token), a.dk_token, own, first, a.t, a.d);
+  store_tile<D, 16 * M>(memory + kKeys * D * 2, static_cast<T*>(p.dv) + key_in(a, b, 0, g, a.dv_token), a.dv_token, own, first, a.t, a.d);
 }
 
 // Shared memory: Q, dO [16 M W, D], two of K, V [C, D].
@@ -125,7 +124,7 @@ template <int D, int M, int W, int C>
 constexpr int kQueriesShared = 2 * 16 * M * W * D * 2 + 4 * C * D * 2;
 
 template <class T, int D, int M, int W, int C>
-__global__ void __launch_bounds__(32 * W) mma_dq(AttentionProblem a, AttentionGradPointers p, const float* delta, float scale_log2) {
+__global__ void __launch_bounds__(32 * W) mma_dq(AttentionGradProblem a, AttentionGradPointers p, const float* delta, float scale_log2) {
   constexpr int kQueries = 16 * M * W, kThreads = 32 * W, kTile = C * D * 2;
   extern __shared__ __align__(128) unsigned char memory[];
   const std::uint32_t q_tile = shared_address(memory), do_tile = q_tile + kQueries * D * 2;
@@ -135,17 +134,16 @@ __global__ void __launch_bounds__(32 * W) mma_dq(AttentionProblem a, AttentionGr
   const int b = head / a.h, h = head % a.h, g = h / (a.h / a.g), first = tile * kQueries;
   const int least = visible_end(a, p.lengths, p.offsets, b, first);
   const int most = visible_end(a, p.lengths, p.offsets, b, min(first + kQueries, a.s) - 1);
-  const T* k = static_cast<const T*>(p.k) + key_row(a, b, 0, g);
-  const T* v = static_cast<const T*>(p.v) + key_row(a, b, 0, g);
-  const std::int64_t stride_q = static_cast<std::int64_t>(a.h) * a.d, stride_k = static_cast<std::int64_t>(a.g) * a.d;
-  const std::int64_t queries_at = query_row(a, b, 0, h);
+  const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, g, a.k_token);
+  const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, g, a.v_token);
+  const std::int64_t stride_o = static_cast<std::int64_t>(a.h) * a.d;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;
   const auto load_keys = [&](int j) {
-    load_tile<D, C, kThreads>(k_tiles + j % 2 * kTile, k, stride_k, j * C, most, a.d, threadIdx.x);
-    load_tile<D, C, kThreads>(v_tiles + j % 2 * kTile, v, stride_k, j * C, most, a.d, threadIdx.x);
+    load_tile<D, C, kThreads>(k_tiles + j % 2 * kTile, k, a.k_token, j * C, most, a.d, threadIdx.x);
+    load_tile<D, C, kThreads>(v_tiles + j % 2 * kTile, v, a.v_token, j * C, most, a.d, threadIdx.x);
   };
-  load_tile<D, kQueries, kThreads>(q_tile, static_cast<const T*>(p.q) + queries_at, stride_q, first, a.s, a.d, threadIdx.x);
-  load_tile<D, kQueries, kThreads>(do_tile, static_cast<const T*>(p.d_o) + queries_at, stride_q, first, a.s, a.d, threadIdx.x);
+  load_tile<D, kQueries, kThreads>(q_tile, static_cast<const T*>(p.q) + query_in(a, b, 0, h), a.q_token, first, a.s, a.d, threadIdx.x);
+  load_tile<D, kQueries, kThreads>(do_tile, static_cast<const T*>(p.d_o) + query_row(a, b, 0, h), stride_o, first, a.s, a.d, threadIdx.x);
   if (most > 0) load_keys(0);
   commit_copies();
 
@@ -193,12 +191,12 @@ __global__ void __launch_bounds__(32 * W) mma_dq(AttentionProblem a, AttentionGr
 #pragma unroll
   for (int m = 0; m < M; ++m) stage_rows<T, D>(dq[m], {scale, scale}, memory, own + 16 * m);
   __syncwarp();
-  store_tile<D, 16 * M>(memory, static_cast<T*>(p.dq) + queries_at, stride_q, own, first, a.s, a.d);
+  store_tile<D, 16 * M>(memory, static_cast<T*>(p.dq) + query_at(a, b, 0, h, a.dq_token), a.dq_token, own, first, a.s, a.d);
 }
 
 template <class T, int D, int M, int W, int C>
-void start(const AttentionProblem& a, const AttentionGradPointers& p, float* delta, void* handle) {
-  const std::int64_t rows = static_cast<std::int64_t>(a.b) * a.s * a.h, block = 16 * M * W;
+void start(const AttentionGradProblem& a, const AttentionGradPointers& p, float* delta, void* handle) {
+  const std::int64_t block = 16 * M * W;
   const float scale_log2 = static_cast<float>(a.scale * 1.4426950408889634);
   const unsigned key_blocks = static_cast<unsigned>((a.t + block - 1) / block * a.b * a.g);
   const unsigned query_blocks = static_cast<unsigned>((a.s + block - 1) / block * a.b * a.h);
@@ -206,10 +204,6 @@ void start(const AttentionProblem& a, const AttentionGradPointers& p, float* del
   const auto dq = mma_dq<T, D, M, W, C>;
   require(cudaFuncSetAttribute(dkv, cudaFuncAttributeMaxDynamicSharedMemorySize, kKeysShared<D, M, W, C>), "cudaFuncSetAttribute");
   require(cudaFuncSetAttribute(dq, cudaFuncAttributeMaxDynamicSharedMemorySize, kQueriesShared<D, M, W, C>), "cudaFuncSetAttribute");
-  if (rows > 0) {
-    make_delta<T><<<blocks(rows, 8, 1LL << 31), 128, 0, stream(handle)>>>(a, static_cast<const T*>(p.o), static_cast<const T*>(p.d_o), delta);
-    launched("attention_grad_mma delta");
-  }
   if (key_blocks > 0) {
     dkv<<<key_blocks, 32 * W, kKeysShared<D, M, W, C>, stream(handle)>>>(a, p, delta, scale_log2);
     launched("attention_grad_mma dk, dv");
@@ -222,7 +216,18 @@ void start(const AttentionProblem& a, const AttentionGradPointers& p, float* del
 
 }  // namespace
 
-void attention_grad_mma(const AttentionProblem& a, const AttentionGradPointers& p, void* scratch, void* handle) {
+void attention_delta(const AttentionProblem& a, const void* o, const void* d_o, float* delta, void* handle) {
+  const std::int64_t rows = static_cast<std::int64_t>(a.b) * a.s * a.h;
+  if (rows == 0) return;
+  with_half(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    make_delta<T><<<blocks(rows, 8, 1LL << 31), 128, 0, stream(handle)>>>(a, static_cast<const T*>(o), static_cast<const T*>(d_o), delta);
+  });
+  launched("attention_delta");
+}
+
+void attention_grad_mma(const AttentionGradProblem& a, const AttentionGradPointers& p, void* scratch, void* handle) {
+  attention_delta(a, p.o, p.d_o, static_cast<float*>(scratch), handle);
   with_half(a.dtype, [&](auto zero) {
     using T = decltype(zero);
     with_head(a.d, [&](auto head) {

@@ -4,9 +4,7 @@
 #include "cuda/attention_rows.h"
 
 namespace rhetor::gpu {
-namespace {
-
-std::string refuse_shape(const KernelRequest& request, const AttentionProblem& a) {
+std::string refuse_matrix_units(const KernelRequest& request, const AttentionProblem& a) {
   if (request.device->compute < 80) return "needs compute capability 8.0";
   if (a.dtype != DType::f16 && a.dtype != DType::bf16) return "works in f16 and bf16";
   if (a.d % 8 != 0 || a.d > 128 || a.d == 0) return "the head size is not a multiple of 8 up to 128";
@@ -15,6 +13,8 @@ std::string refuse_shape(const KernelRequest& request, const AttentionProblem& a
   return "";
 }
 
+namespace {
+
 // ---- forward -------------------------------------------------------------------------------------
 struct ForwardParams {
   AttentionProblem problem;
@@ -22,7 +22,7 @@ struct ForwardParams {
   AttentionSplit split;
 };
 
-std::string refuse_mma(const KernelRequest& request) { return refuse_shape(request, attention_problem(request, 0)); }
+std::string refuse_mma(const KernelRequest& request) { return refuse_matrix_units(request, attention_problem(request, 0)); }
 
 Kernel prepare_mma(const KernelRequest& request) {
   auto p = std::make_shared<ForwardParams>();
@@ -40,7 +40,7 @@ Kernel prepare_mma(const KernelRequest& request) {
 std::string refuse_wgmma(const KernelRequest& request) {
   if (request.device->compute != 90) return "needs the matrix units of sm_90a";
   const AttentionProblem a = attention_problem(request, 0);
-  if (std::string why = refuse_shape(request, a); !why.empty()) return why;
+  if (std::string why = refuse_matrix_units(request, a); !why.empty()) return why;
   return a.d > 32 ? "" : "the head is no longer than 32";
 }
 Kernel prepare_wgmma(const KernelRequest& request) {
@@ -56,7 +56,7 @@ Kernel prepare_wgmma(const KernelRequest& request) {
 // Few blocks of 64 queries, or few queries for a key head: the processors would not all have work, or read keys more than once.
 std::string refuse_split(const KernelRequest& request) {
   const AttentionProblem a = attention_problem(request, 0);
-  if (std::string why = refuse_shape(request, a); !why.empty()) return why;
+  if (std::string why = refuse_matrix_units(request, a); !why.empty()) return why;
   const std::int64_t blocks = static_cast<std::int64_t>(a.b) * a.h * ((a.s + 63) / 64);
   if (a.s * (a.h / a.g) > 16 && blocks >= request.device->processors) return "there are queries enough for tiles of 64";
   return "";
@@ -80,6 +80,7 @@ Kernel prepare_split_of(const KernelRequest& request, bool cluster) {
   p->processors = request.device->processors;
   p->split = attention_split_of(p->problem, p->processors, cluster ? 8 : 32);
   p->split.cluster = cluster && p->split.splits > 1;
+  p->split.early = request.device->compute >= 90;
   return {.run = run_split,
           .params = p,
           .scratch_bytes = attention_split_scratch(p->problem, p->split),
@@ -88,22 +89,6 @@ Kernel prepare_split_of(const KernelRequest& request, bool cluster) {
 }
 Kernel prepare_cluster(const KernelRequest& request) { return prepare_split_of(request, true); }
 Kernel prepare_split(const KernelRequest& request) { return prepare_split_of(request, false); }
-
-// ---- backward ------------------------------------------------------------------------------------
-std::string refuse_grad(const KernelRequest& request) { return refuse_shape(request, attention_problem(request, 1)); }
-
-Kernel prepare_grad(const KernelRequest& request) {
-  auto a = std::make_shared<AttentionProblem>(attention_problem(request, 1));
-  const auto rows = static_cast<std::uint64_t>(a->b) * static_cast<std::uint64_t>(a->s) * static_cast<std::uint64_t>(a->h);
-  return {.run =
-              [](const void* params, const KernelArgs& args) {
-                attention_grad_mma(*static_cast<const AttentionProblem*>(params), attention_grad_pointers(args), args.scratch,
-                                   args.stream);
-              },
-          .params = a,
-          .scratch_bytes = rows * sizeof(float),
-          .detail = "dk and dv by keys, dq by queries, P recomputed"};
-}
 
 }  // namespace
 
@@ -128,8 +113,7 @@ std::vector<KernelRow> attention_mma_rows() {
            {{"cuda.fused_attention.decode_cluster", refuse_columns<refuse_cluster>, prepare_cluster},
             {"cuda.fused_attention.decode", refuse_columns<refuse_split>, prepare_split},
             {"cuda.fused_attention.wgmma", refuse_columns<refuse_wgmma>, prepare_wgmma},
-            {"cuda.fused_attention.mma", refuse_columns<refuse_mma>, prepare_mma}}},
-          {"attention_grad", {{"cuda.attention_grad.mma", refuse_grad, prepare_grad}}}};
+            {"cuda.fused_attention.mma", refuse_columns<refuse_mma>, prepare_mma}}}};
 }
 
 }  // namespace rhetor::gpu

@@ -15,13 +15,30 @@ void attention_wgmma(const AttentionProblem& a, const AttentionPointers& p, void
 struct AttentionSplit {
   int splits = 1;
   bool cluster = false;
+  bool early = false;  // may be launched before the kernel before it is done (sm_90)
 };
+// most_splits: 8 for clusters, 32 else.
 AttentionSplit attention_split_of(const AttentionProblem& a, int processors, int most_splits);
 std::uint64_t attention_split_scratch(const AttentionProblem& a, const AttentionSplit& how);
 void attention_split(const AttentionProblem& a, const AttentionPointers& p, const AttentionSplit& how, void* scratch, void* stream);
 
-// scratch: delta, f32 [B,H,S].
-void attention_grad_mma(const AttentionProblem& a, const AttentionGradPointers& p, void* scratch, void* stream);
+// One token a sequence (s = 1, at most 16 query heads a key head, heads in multiples of 16): its key and value are written to the caches,
+// which p.k and p.v are too, at row offsets[b]; query and key are turned first if there are frequencies (rope, positions [B]).
+struct AttentionStep {
+  const void *k = nullptr, *v = nullptr;  // the token's, [B] rows of k_token and v_token elements
+  void *k_cache = nullptr, *v_cache = nullptr;
+  const std::int32_t* positions = nullptr;
+  const double* frequency = nullptr;      // d / 2
+  std::int64_t k_token = 0, v_token = 0;
+};
+void attention_step(const AttentionProblem& a, const AttentionPointers& p, const AttentionStep& step, const AttentionSplit& how, void* scratch,
+                    void* stream);
+
+// delta_i = d_o_i . o_i, f32 [B,H,S].
+void attention_delta(const AttentionProblem& a, const void* o, const void* d_o, float* delta, void* stream);
+// scratch: delta. The second: sm_90a, heads of 40 to 64.
+void attention_grad_wgmma(const AttentionGradProblem& a, const AttentionGradPointers& p, void* scratch, void* stream);
+void attention_grad_mma(const AttentionGradProblem& a, const AttentionGradPointers& p, void* scratch, void* stream);
 
 // Calls f with the padded head size as a type with a `value`.
 template <class F>

@@ -51,12 +51,91 @@ __device__ inline void add_weighted(float4& sum, float w, float4 x) {
   sum.x = fmaf(w, x.x, sum.x), sum.y = fmaf(w, x.y, sum.y), sum.z = fmaf(w, x.z, sum.z), sum.w = fmaf(w, x.w, sum.w);
 }
 
+// A chunk and the one half a head further, turned by their angles.
+template <class T>
+__device__ inline void turn(Pack<T, 8>& lo, Pack<T, 8>& hi, const float* cosine, const float* sine) {
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    const float x = widen(lo.v[e]), y = widen(hi.v[e]);
+    lo.v[e] = narrow<T>(x * cosine[e] - y * sine[e]);
+    hi.v[e] = narrow<T>(y * cosine[e] + x * sine[e]);
+  }
+}
+
+// One token a sequence: its query into the tile, turned; its key, turned, and its value into the caches, by the block that will read
+// them, [begin, stop). All threads have to come here.
+template <class T, int D>
+__device__ inline void take_token(const AttentionProblem& a, const AttentionPointers& p, const AttentionStep& step, int b, int g, int begin,
+                                  int stop, unsigned char* q_tile) {
+  __shared__ float cosine[D / 2], sine[D / 2];
+  const int chunks = a.d / 8, half = chunks / 2, group = a.h / a.g, at = p.offsets[b];
+  if (step.frequency) {
+    const double position = static_cast<double>(step.positions[b]);
+    for (int i = threadIdx.x; i < a.d / 2; i += kSplitThreads) {
+      double s, c;
+      sincos(position * step.frequency[i], &s, &c);
+      cosine[i] = static_cast<float>(c);
+      sine[i] = static_cast<float>(s);
+    }
+    __syncthreads();
+  }
+  const auto store = [&](int r, int chunk, const Pack<T, 8>& x) { *reinterpret_cast<Pack<T, 8>*>(q_tile + chunk_offset<D>(r, chunk)) = x; };
+  const auto load = [](const void* from, std::int64_t i) { return *reinterpret_cast<const Pack<T, 8>*>(static_cast<const T*>(from) + i); };
+  for (int n = threadIdx.x; n < 16 * (D / 16); n += kSplitThreads) {
+    const int r = n / (D / 16), c = n % (D / 16);
+    if (r < group && c < half) {
+      const std::int64_t from = query_in(a, b, 0, g * group + r) + 8 * c;
+      Pack<T, 8> lo = load(p.q, from), hi = load(p.q, from + 8 * half);
+      if (step.frequency) turn(lo, hi, cosine + 8 * c, sine + 8 * c);
+      store(r, c, lo);
+      store(r, c + half, hi);
+    } else {   // no row, or past the head's end
+      store(r, 2 * c, Pack<T, 8>{});
+      store(r, 2 * c + 1, Pack<T, 8>{});
+    }
+  }
+  if (at >= begin && at < stop) {
+    const std::int64_t to = key_in(a, b, at, g, a.k_token), k_from = b * step.k_token + static_cast<std::int64_t>(g) * a.d,
+                       v_from = b * step.v_token + static_cast<std::int64_t>(g) * a.d;
+    const auto keep = [&](void* cache, int c, const Pack<T, 8>& x) { *reinterpret_cast<Pack<T, 8>*>(static_cast<T*>(cache) + to + 8 * c) = x; };
+    for (int c = threadIdx.x; c < half; c += kSplitThreads) {
+      Pack<T, 8> lo = load(step.k, k_from + 8 * c), hi = load(step.k, k_from + 8 * (c + half));
+      if (step.frequency) turn(lo, hi, cosine + 8 * c, sine + 8 * c);
+      keep(step.k_cache, c, lo);
+      keep(step.k_cache, c + half, hi);
+    }
+    for (int c = threadIdx.x; c < chunks; c += kSplitThreads) keep(step.v_cache, c, load(step.v, v_from + 8 * c));
+  }
+  __syncthreads();   // this block's copies may now read the caches
+}
+
+// Asks for this block's keys and values to come to the second-level cache, before it is certain what they are: nothing is read.
+template <int D>
+__device__ inline void fetch_early(const AttentionProblem& a, const AttentionPointers& p, int splits) {
+#if __CUDA_ARCH__ >= 900
+  const int split = blockIdx.x % splits, g = blockIdx.x / splits % a.g, b = blockIdx.x / splits / a.g;
+  const int most = visible_end(a, nullptr, p.offsets, b, 0);
+  const int share = ((most + splits - 1) / splits + kTileKeys - 1) / kTileKeys * kTileKeys;
+  const int begin = min(split * share, most), stop = min(begin + share, most);
+  for (int j = begin + threadIdx.x; j < stop; j += kSplitThreads) {
+    const std::int64_t row = key_in(a, b, j, g, a.k_token) * 2;
+    for (int byte = 0; byte < a.d * 2; byte += 128) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.k) + row + byte));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.v) + row + byte));
+    }
+  }
+#endif
+}
+
 // blockIdx.x: splits fastest (a cluster is the splits of one item), then blocks of 16 rows, key heads, batch.
 // parts [B,H,S][splits][D], stats [B,H,S][splits]: what the second kernel joins.
-template <class T, int D>
-__global__ void __launch_bounds__(kSplitThreads) split_forward(AttentionProblem a, AttentionPointers p, int splits, bool cluster, float* parts,
-                                                          Part* stats, float scale_log2) {
+template <class T, int D, bool token>
+__global__ void __launch_bounds__(kSplitThreads) split_forward(AttentionProblem a, AttentionPointers p, AttentionStep step, int splits,
+                                                               bool cluster, float* parts, Part* stats, float scale_log2) {
   using F = Split<D>;
+  let_next_begin();
+  if constexpr (token) fetch_early<D>(a, p, splits);
+  wait_for_previous();
   extern __shared__ __align__(128) unsigned char memory[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = a.s * (a.h / a.g), row_tiles = (rows + 15) / 16;
   const int split = blockIdx.x % splits, item = blockIdx.x / splits, first = item % row_tiles * 16;
@@ -69,11 +148,15 @@ __global__ void __launch_bounds__(kSplitThreads) split_forward(AttentionProblem 
   const int begin = min(split * share, most), stop = min(begin + share, most);
   const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, g, a.k_token);
   const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, g, a.v_token);
-  for (int c = threadIdx.x; c < 16 * (D / 8); c += kSplitThreads) {
-    const int r = c / (D / 8), chunk = c % (D / 8);
-    const bool valid = first + r < rows && chunk * 8 < a.d;
-    const Row row = row_of(a, g, valid ? first + r : first);
-    copy_async(q_tile + chunk_offset<D>(r, chunk), static_cast<const T*>(p.q) + query_in(a, b, row.i, row.h) + (valid ? chunk * 8 : 0), valid);
+  if constexpr (token) {
+    take_token<T, D>(a, p, step, b, g, begin, stop, memory);
+  } else {
+    for (int c = threadIdx.x; c < 16 * (D / 8); c += kSplitThreads) {
+      const int r = c / (D / 8), chunk = c % (D / 8);
+      const bool valid = first + r < rows && chunk * 8 < a.d;
+      const Row row = row_of(a, g, valid ? first + r : first);
+      copy_async(q_tile + chunk_offset<D>(r, chunk), static_cast<const T*>(p.q) + query_in(a, b, row.i, row.h) + (valid ? chunk * 8 : 0), valid);
+    }
   }
   commit_copies();
   // This warp's tiles: every fourth of the split.
@@ -188,6 +271,8 @@ __global__ void __launch_bounds__(kSplitThreads) split_forward(AttentionProblem 
 template <class T, int D>
 __global__ void __launch_bounds__(kSplitThreads) join_splits(AttentionProblem a, AttentionPointers p, int splits, const float* parts,
                                                         const Part* stats, float scale_log2) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kSplitWarps + threadIdx.x / 32;
   const int dim = threadIdx.x % 32 * 4;
   if (row >= static_cast<std::int64_t>(a.b) * a.h * a.s || dim >= D) return;
@@ -221,7 +306,11 @@ std::uint64_t attention_split_scratch(const AttentionProblem& a, const Attention
   return static_cast<std::uint64_t>(a.b) * a.h * a.s * how.splits * (128 * sizeof(float) + sizeof(Part));
 }
 
-void attention_split(const AttentionProblem& a, const AttentionPointers& p, const AttentionSplit& how, void* scratch, void* handle) {
+namespace {
+
+template <bool token>
+void start(const AttentionProblem& a, const AttentionPointers& p, const AttentionStep& step, const AttentionSplit& how, void* scratch,
+           void* handle) {
   const std::int64_t rows = static_cast<std::int64_t>(a.b) * a.h * a.s, grid = split_items(a) * how.splits;
   if (rows == 0) return;
   const float scale_log2 = static_cast<float>(a.scale * 1.4426950408889634);
@@ -231,31 +320,23 @@ void attention_split(const AttentionProblem& a, const AttentionPointers& p, cons
     with_head(a.d, [&](auto head) {
       constexpr int D = decltype(head)::value;
       auto* stats = reinterpret_cast<Part*>(parts + rows * how.splits * D);
-      const auto kernel = split_forward<T, D>;
-      require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Split<D>::kShared), "cudaFuncSetAttribute");
-      if (how.cluster) {
-        cudaLaunchAttribute together{};
-        together.id = cudaLaunchAttributeClusterDimension;
-        together.val.clusterDim = {static_cast<unsigned>(how.splits), 1, 1};
-        cudaLaunchConfig_t config{};
-        config.gridDim = dim3(static_cast<unsigned>(grid));
-        config.blockDim = dim3(kSplitThreads);
-        config.dynamicSmemBytes = Split<D>::kShared;
-        config.stream = stream(handle);
-        config.attrs = &together;
-        config.numAttrs = 1;
-        require(cudaLaunchKernelEx(&config, kernel, a, p, how.splits, true, parts, stats, scale_log2), "attention_split in clusters");
-        return;
-      }
-      kernel<<<static_cast<unsigned>(grid), kSplitThreads, Split<D>::kShared, stream(handle)>>>(a, p, how.splits, false, parts, stats, scale_log2);
-      launched("attention_split");
-      if (how.splits == 1) return;
-      const auto join = join_splits<T, D>;
-      join<<<static_cast<unsigned>((rows + kSplitWarps - 1) / kSplitWarps), kSplitThreads, 0, stream(handle)>>>(a, p, how.splits, parts, stats,
-                                                                                                          scale_log2);
-      launched("attention_split join");
+      launch_early(split_forward<T, D, token>, how.early, dim3(static_cast<unsigned>(grid)), how.cluster ? static_cast<unsigned>(how.splits) : 1,
+                   kSplitThreads, Split<D>::kShared, handle, a, p, step, how.splits, how.cluster, parts, stats, scale_log2);
+      if (how.cluster || how.splits == 1) return;
+      launch_early(join_splits<T, D>, how.early, dim3(static_cast<unsigned>((rows + kSplitWarps - 1) / kSplitWarps)), 1, kSplitThreads, 0, handle,
+                   a, p, how.splits, static_cast<const float*>(parts), static_cast<const Part*>(stats), scale_log2);
     });
   });
+}
+
+}  // namespace
+
+void attention_split(const AttentionProblem& a, const AttentionPointers& p, const AttentionSplit& how, void* scratch, void* handle) {
+  start<false>(a, p, {}, how, scratch, handle);
+}
+void attention_step(const AttentionProblem& a, const AttentionPointers& p, const AttentionStep& step, const AttentionSplit& how, void* scratch,
+                    void* handle) {
+  start<true>(a, p, step, how, scratch, handle);
 }
 
 }  // namespace rhetor::gpu

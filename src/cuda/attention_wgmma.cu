@@ -19,19 +19,6 @@ struct Wgmma {
   static constexpr int kBlocks = D > 64 ? 1 : 2;          // on a processor
 };
 
-// Where a matrix lies in shared memory: rows of 128 bytes, swizzled in groups of eight rows, the groups 1,024 bytes apart. Turned, the rows
-// are what is summed over, and the next 64 columns stand a panel further.
-__device__ inline std::uint64_t matrix_at(std::uint32_t address, std::uint32_t panel) {
-  return std::uint64_t{(address & 0x3ffffu) >> 4} | std::uint64_t{panel >> 4} << 16 | std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 62;
-}
-// Nobody moves a use of these registers before this place.
-template <int N>
-__device__ inline void settle(float (&x)[N][4]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(x[n][e])::"memory");
-}
 template <int D, int Rows, class T>
 __device__ inline void load_panels(std::uint32_t tile, const T* from, std::int64_t stride, int first, int limit, int d) {
 #pragma unroll

@@ -1,5 +1,5 @@
-// A layer_norm or rms_norm with the pointwise group before it. Memory-bound: operands once, y and the sum, if it is read
-// elsewhere, once. A warp has a row of up to 1,024 elements, a block a longer one; the row stays in registers between its sum,
+// A layer_norm or rms_norm with the pointwise group before it, and its result in FP8 after it. Memory-bound: operands once, y and
+// the sum, if it is read elsewhere, once. A warp has a row of up to 1,024 elements, a block a longer one; the row stays in registers between its sum,
 // the squares around the mean (two passes, so that nothing cancels) and the result. Statistics in f32, or f64 for f64.
 #include <algorithm>
 
@@ -35,6 +35,20 @@ void each_element(std::string& out, const RowPlan& plan) {
   out += fmt::format("#pragma unroll\n    for (int k = 0; k < {}; ++k) {{\n", plan.width);
 }
 
+// A result that is the norm's, times one number, in FP8: that number. Invalid if it is none.
+ValueId factor_of(const Graph& body, std::int32_t norm, ValueId result) {
+  const Node& narrow = body.node(result);
+  if (narrow.op->name != "cast" || narrow.outputs[0].dtype != DType::f8e4m3) return {};
+  const Node& product = body.node(narrow.inputs[0]);
+  if (product.op->name != "mul") return {};
+  for (const std::size_t k : {0u, 1u}) {
+    const Node& repeat = body.node(product.inputs[1 - k]);
+    if (product.inputs[k] == ValueId{norm, 0} && repeat.op->name == "broadcast_to" && body.type(repeat.inputs[0]).shape.rank() == 0)
+      return repeat.inputs[0];
+  }
+  return {};
+}
+
 }  // namespace
 
 KernelText norm_kernel(const Graph& body, std::int32_t at, const std::vector<ValueId>& inputs,
@@ -53,17 +67,27 @@ KernelText norm_kernel(const Graph& body, std::int32_t at, const std::vector<Val
   std::vector<DType> results, whole{x.dtype};
   std::vector<std::string> values(outputs.size());  // of those computed before the norm
   bool sum_stored = false;
+  int plain = -1, quantised = -1;  // the results that are the norm's as it is, and in FP8
+  ValueId factor;
   for (std::size_t k = 0; k < outputs.size(); ++k) {
     const Type& type = body.type(outputs[k]);
     results.push_back(type.dtype);
+    if (outputs[k] == ValueId{at, 0}) plain = static_cast<int>(k);
     if (outputs[k].node == at) continue;
+    if (const ValueId number = factor_of(body, at, outputs[k]); number.valid()) {
+      if (quantised >= 0) throw Refused{"it is stored in FP8 twice"};
+      quantised = static_cast<int>(k);
+      factor = number;
+      continue;
+    }
     if (type.shape != x.shape)
       throw Refused{fmt::format("a result has the shape {}, the norm {}", type.shape.str(), x.shape.str())};
     values[k] = outputs[k] == norm.inputs[0] ? "sum" : before.value(outputs[k]);
     sum_stored = sum_stored || outputs[k] == norm.inputs[0];
     whole.push_back(type.dtype);
   }
-  const std::string gamma = after.value(norm.inputs[1]), beta = centered ? after.value(norm.inputs[2]) : "";
+  const std::string gamma = after.value(norm.inputs[1]), beta = centered ? after.value(norm.inputs[2]) : "",
+                    times = quantised >= 0 ? after.value(factor) : "";
   const Layout layout = before.layout(true), row_layout = after.layout(true);
   const RowPlan plan =
       plan_row(cols, std::min(before.vector_width(layout, whole, true), after.vector_width(row_layout, whole, true)));
@@ -115,21 +139,29 @@ KernelText norm_kernel(const Graph& body, std::int32_t at, const std::vector<Val
   code += fmt::format("  const {} rstd = 1 / sqrt{}(row_sum<{}>({}) / {} + {});\n", real, f64 ? "" : "f", plan.threads,
                       centered ? "squares" : "total", cols, literal(f64 ? DType::f64 : DType::f32, norm.attrs.f("eps")));
   for (std::size_t k = 0; k < outputs.size(); ++k) {
-    if (outputs[k].node != at) continue;
-    if (outputs[k].output != 0) {
-      const bool mean = centered && outputs[k].output == 1;
-      code += fmt::format("  if (t == 0) {{\n    const {} one[1] = {{{}}};\n    store<{}, 1>(r{} + r, one);\n  }}\n", real,
-                          mean ? "mean" : "rstd", format_name(results[k]), k);
-      continue;
-    }
+    if (outputs[k].node != at || outputs[k].output == 0) continue;
+    const bool mean = centered && outputs[k].output == 1;
+    code += fmt::format("  if (t == 0) {{\n    const {} one[1] = {{{}}};\n    store<{}, 1>(r{} + r, one);\n  }}\n", real,
+                        mean ? "mean" : "rstd", format_name(results[k]), k);
+  }
+  if (plain >= 0 || quantised >= 0) {
     each_vector(code, plan);
     code += fmt::format("    const I i = r * {}u + c;\n    {} y[{}];\n", cols, real, plan.width);
+    if (quantised >= 0) code += fmt::format("    float q[{}];\n", plan.width);
     after.write_loads(code, "    ", row_layout, plan.width, early ? BodyWriter::Loads::packed : BodyWriter::Loads::whole);
     each_element(code, plan);
     after.write_element(code, "      ", row_layout, plan.width);
     code += centered ? fmt::format("      y[k] = (x[v][k] - mean) * rstd * {} + {};\n", gamma, beta)
                      : fmt::format("      y[k] = x[v][k] * rstd * {};\n", gamma);
-    code += fmt::format("    }}\n    store<{}, {}>(r{} + i, y);\n  }}\n", format_name(results[k]), plan.width, k);
+    if (quantised >= 0) code += fmt::format("      q[k] = y[k] * {};\n", times);
+    code += "    }\n";
+    const auto store = [&](int k, std::string_view values_of) {
+      if (k >= 0)
+        code += fmt::format("    store<{}, {}>(r{} + i, {});\n", format_name(results[static_cast<std::size_t>(k)]), plan.width, k, values_of);
+    };
+    store(plain, "y");
+    store(quantised, "q");
+    code += "  }\n";
   }
   code += "}\n";
 

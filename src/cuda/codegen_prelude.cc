@@ -78,6 +78,14 @@ template <int E, int M, bool finite> FN u32 narrow_bits(float x) {
   }
   return sign | (bits > largest ? (finite ? nan : mask << M) : bits);
 }
+FN u32 e4m3_bits(float x) {
+#if __CUDA_ARCH__ >= 890
+  if (fabsf(x) > 464.0f) x = __uint_as_float(0x7fc00000u);   // the instruction would saturate; the format has NaN there
+  u16 h; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(h) : "f"(0.0f), "f"(x)); return h & 255;
+#else
+  return narrow_bits<4, 3, true>(x);
+#endif
+}
 template <int E, int M, bool finite> FN float narrow_value(u32 bits) {
   const u32 sign = (bits >> (E + M) & 1) << 31, exponent = bits >> M & ((1u << E) - 1), mantissa = bits & ((1u << M) - 1);
   const int bias = (1 << (E - 1)) - 1;
@@ -135,7 +143,9 @@ template <int E, int M, bool finite> struct F8 {
   static FN float get(const u32* w, int k) { return narrow_value<E, M, finite>(byte_of(w, k)); }
   static FN void set(u32* w, int k, float v) { set_byte(w, k, narrow_bits<E, M, finite>(v)); }
 };
-typedef F8<4, 3, true> F8E4M3;
+struct F8E4M3 : F8<4, 3, true> {
+  static FN void set(u32* w, int k, float v) { set_byte(w, k, e4m3_bits(v)); }
+};
 typedef F8<5, 2, false> F8E5M2;
 struct I8 {
   typedef u8 cell; typedef int lane;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "cuda/library.h"
+#include "cuda/lt_trial.h"
 
 namespace rhetor::gpu {
 namespace {
@@ -31,6 +32,7 @@ struct Api {
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
   decltype(&cublasLtMatmulAlgoConfigGetAttribute) config = nullptr;
   decltype(&cublasLtGetStatusName) status_name = nullptr;
+  std::size_t version = 0;
 
   Api() {
     if (!library.missing().empty()) return;
@@ -45,6 +47,7 @@ struct Api {
     heuristic = library.symbol("cublasLtMatmulAlgoGetHeuristic", heuristic);
     config = library.symbol("cublasLtMatmulAlgoConfigGetAttribute", config);
     status_name = library.symbol("cublasLtGetStatusName", status_name);
+    version = library.symbol("cublasLtGetVersion", &cublasLtGetVersion)();
   }
 };
 const Api& api() {
@@ -131,12 +134,14 @@ class Plan final : public LtPlan {
       handle_ = handle_of(device);
       describe();
       find_algorithms();
+      list_ways(device);
     } catch (const Error& e) {
       why_not_ = e.what();
     }
   }
   const std::string& why_not() const override { return why_not_; }
   int algorithms() const override { return static_cast<int>(algorithms_.size()); }
+  const std::vector<CudaWay>& ways() const override { return ways_; }
   std::uint64_t workspace_bytes(int algorithm) const override {
     const std::uint64_t bytes = algorithms_[static_cast<std::size_t>(algorithm)].workspaceSize;
     return bytes ? bytes + kAlign : 0;
@@ -213,6 +218,8 @@ class Plan final : public LtPlan {
     set(desc_, CUBLASLT_MATMUL_DESC_TRANSA, p_.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(desc_, CUBLASLT_MATMUL_DESC_TRANSB, p_.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(desc_, CUBLASLT_MATMUL_DESC_EPILOGUE, *epilogue(p_));
+    // Forward products in FP8 keep the 14 bits that the matrix units sum with; gradients, which have e5m2, are summed in f32.
+    if (p_.a == DType::f8e4m3 && p_.b == DType::f8e4m3) set(desc_, CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
     if (p_.bias) set(desc_, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(*data_type(p_.bias_dtype)));
     matrix(a_, p_.a, p_.m, p_.k, p_.transpose_a, p_.m * p_.k);
     matrix(b_, p_.b, p_.k, p_.n, p_.transpose_b, p_.shared_b ? 0 : p_.k * p_.n);
@@ -262,8 +269,34 @@ class Plan final : public LtPlan {
                              name(p_.out), api().status_name(status));
   }
 
+  // The name holds all that sets an algorithm apart. Tiles, stages, clusters and the order of blocks move work about without touching the
+  // order in which one element's products are added; the family of kernels and what splits or reduces k do.
+  CudaWay way(const cublasLtMatmulHeuristicResult_t& a) const {
+    const auto number = [&]<class T>(cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {
+      std::size_t written = 0;
+      return api().config(&a.algo, attribute, &value, sizeof value, &written) == CUBLAS_STATUS_SUCCESS ? static_cast<int>(value) : -1;
+    };
+    const std::string rounding =
+        fmt::format("{}/{}/{}/{}/{}", number(CUBLASLT_ALGO_CONFIG_ID, std::int32_t{}), number(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, std::int32_t{}),
+                    number(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, std::uint32_t{}),
+                    number(CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, std::uint32_t{}), number(CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, std::uint16_t{}));
+    return {fmt::format("{}/{}/{}/{}/{}", rounding, number(CUBLASLT_ALGO_CONFIG_TILE_ID, std::uint32_t{}),
+                        number(CUBLASLT_ALGO_CONFIG_STAGES_ID, std::uint32_t{}), number(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, std::uint16_t{}),
+                        number(CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, std::uint32_t{})),
+            rounding};
+  }
+  void list_ways(const CudaDevice& device) {
+    for (const auto& a : algorithms_) ways_.push_back(way(a));
+    const CudaTuner tuner = cuda_tuner();
+    const int best = tuner && !ways_.empty() ? tuner(device, problem_text(p_, api().version), ways_) : 0;
+    if (best <= 0 || best >= algorithms()) return;
+    std::swap(algorithms_[0], algorithms_[static_cast<std::size_t>(best)]);
+    std::swap(ways_[0], ways_[static_cast<std::size_t>(best)]);
+  }
+
   LtProblem p_;
   std::string why_not_;
+  std::vector<CudaWay> ways_;
   cublasLtHandle_t handle_ = nullptr;
   cublasLtMatmulDescOpaque_t desc_{};
   cublasLtMatrixLayoutOpaque_t a_{}, b_{}, out_{};  // in our order of operands

@@ -45,6 +45,8 @@ class LtPlan {
   virtual const std::string& why_not() const = 0;
   // Ways to compute it, by cuBLASLt's own guess of their speed; for a tuner. All of why_not() == "" have one or more.
   virtual int algorithms() const = 0;
+  // The same as names and classes of rounding. Where a tuner is set (cuda.h), the one it chose comes first.
+  virtual const std::vector<CudaWay>& ways() const = 0;
   virtual std::uint64_t workspace_bytes(int algorithm = 0) const = 0;
   virtual std::string text(int algorithm = 0) const = 0;
   virtual void run(const LtOperands& operands, void* workspace, void* stream, int algorithm = 0) const = 0;

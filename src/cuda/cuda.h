@@ -23,14 +23,25 @@ struct CudaDevice {
   std::uint64_t memory = 0;     // bytes
   int l2_bytes = 0;
   int shared_bytes = 0;         // most dynamic shared memory a block may ask for
+  std::string bus = {};         // "0000:1b:00.0", by which NVML knows it
 };
 
 // "" if this machine has a device this program can use, else the reason as a sentence: no driver, driver too old, built without CUDA.
 std::string cuda_absence();
+// The same reason from what the driver said. Versions as CUDA counts them (13020 is 13.2); `driver` 0: there is none.
+std::string cuda_absence(int driver, int needed, int count, const std::string& other_failure);
 // Devices in the driver's order; empty where cuda_absence() is not.
 const std::vector<CudaDevice>& cuda_devices();
 // The device of "cuda" (the first) or "cuda:N"; null for "cpu". Fails for others, and naming the reason where there is none.
 const CudaDevice* find_device(std::string_view name);
+// The same among `devices`, of a machine that cannot use them for the reason `absence`.
+const CudaDevice* find_device(std::string_view name, const std::vector<CudaDevice>& devices, const std::string& absence);
+// "" or what went wrong in a device for good: it fell off the bus, or a kernel broke it. Every later call fails; the program must be
+// started again. Set by whatever call sees it first (and by tests).
+std::string lost_device();
+void set_lost_device(const std::string& reason);
+// Called once, from whatever thread sees the loss: a service stops itself then.
+void on_lost_device(void (*call)());
 // The device that compile() uses where its options name none; null, the CPU, until set. Set it before the first compilation.
 const CudaDevice* default_device();
 void set_default_device(std::string_view name);
@@ -79,6 +90,22 @@ class CudaStream {
   void* handle_ = nullptr;
   std::vector<void*> marks_;
 };
+
+// ---- tuning --------------------------------------------------------------------------------------
+// One of the ways in which a library computes a problem. Ways of equal `rounding` add the same numbers in the same order.
+struct CudaWay {
+  std::string name, rounding;   // no spaces in the name
+};
+// Asked when a problem is planned: the index of the way to take, 0 for the library's own choice. Null, at first: that one.
+using CudaTuner = int (*)(const CudaDevice& device, const std::string& problem, const std::vector<CudaWay>& ways);
+CudaTuner cuda_tuner();
+void set_cuda_tuner(CudaTuner tuner);
+struct CudaTrial {
+  std::uint64_t hash = 0;       // of the result on made-up operands
+  double us = 0;                // the least of several runs
+};
+// Computes `problem` that way. What it does wrong may end the process: for the tuner's worker (runtime/tune_device.h).
+CudaTrial try_cuda_way(const CudaDevice& device, const std::string& problem, const std::string& way);
 
 // ---- kernels -------------------------------------------------------------------------------------
 // The table of CUDA kernels (kernels.cc), candidates best first.

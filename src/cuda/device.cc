@@ -9,8 +9,38 @@
 namespace rhetor {
 namespace gpu {
 
+namespace {
+
+// After these no call of the process succeeds.
+bool is_final(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
 void require(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
+  if (is_final(status)) {
+    set_lost_device(fmt::format("the GPU was lost: {} failed: {}; start the program again", call, cudaGetErrorString(status)));
+    throw Error(ErrorKind::unsupported, lost_device());
+  }
   const bool memory = status == cudaErrorMemoryAllocation;
   throw Error(memory ? ErrorKind::resource : ErrorKind::unsupported, fmt::format("CUDA: {} failed: {}", call, cudaGetErrorString(status)));
 }
@@ -29,8 +59,10 @@ struct Found {
 CudaDevice describe(int index) {
   cudaDeviceProp p;
   require(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
+  char bus[32] = {};
+  require(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "cudaDeviceGetPCIBusId");
   return {.index = index, .name = p.name, .compute = p.major * 10 + p.minor, .processors = p.multiProcessorCount,
-          .memory = p.totalGlobalMem, .l2_bytes = p.l2CacheSize, .shared_bytes = static_cast<int>(p.sharedMemPerBlockOptin)};
+          .memory = p.totalGlobalMem, .l2_bytes = p.l2CacheSize, .shared_bytes = static_cast<int>(p.sharedMemPerBlockOptin), .bus = bus};
 }
 
 std::string version(int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); }
@@ -40,16 +72,8 @@ Found look() {
   int driver = 0, count = 0;
   cudaDriverGetVersion(&driver);
   const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaErrorInsufficientDriver && driver == 0) {
-    found.absence = "this machine has no NVIDIA driver (libcuda.so.1 was not found)";
-  } else if (status == cudaErrorInsufficientDriver) {
-    found.absence = fmt::format("the NVIDIA driver is for CUDA {}, but this program was built with CUDA {}: update the driver",
-                                version(driver), version(CUDART_VERSION));
-  } else if (status != cudaSuccess) {
-    found.absence = fmt::format("this machine has no usable NVIDIA GPU ({})", cudaGetErrorString(status));
-  } else if (count == 0) {
-    found.absence = "this machine has no NVIDIA GPU";
-  }
+  const bool told = status == cudaSuccess || status == cudaErrorNoDevice;
+  found.absence = cuda_absence(driver, CUDART_VERSION, told ? count : 0, told ? "" : cudaGetErrorString(status));
   cudaGetLastError();
   if (found.absence.empty())
     for (int i = 0; i < count; ++i) found.devices.push_back(describe(i));
@@ -85,8 +109,9 @@ std::shared_ptr<void> cuda_allocate(const CudaDevice& device, CudaMemory kind, s
   }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error(ErrorKind::resource, fmt::format("{} has too little memory: {} bytes were asked for and {} of {} are free", device.name,
-                                                 size, cuda_free_bytes(device), device.memory));
+    throw Error(ErrorKind::resource, fmt::format("{} has too little memory: {} bytes were asked for and {} of {} are free; take a smaller "
+                                                 "batch or context, fewer slots, or compressed weights", device.name, size,
+                                                 cuda_free_bytes(device), device.memory));
   }
   require(status, "memory allocation");
   // At exit the driver may be gone before the last owner: what it says then is of no interest.

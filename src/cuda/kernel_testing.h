@@ -15,6 +15,9 @@
 
 namespace rhetor {
 
+// passes/liveness.h, whose Buffer is another one than that of cpu/kernel_testing.h.
+std::vector<std::pair<int, int>> in_place_pairs(const Node& node);
+
 // A stream, and memory that grows to the largest node seen: allocating for every run would take longer than the runs.
 class DeviceRoom {
  public:
@@ -109,6 +112,7 @@ class DeviceBuffers {
     if (!in_place) return;
     std::vector<std::pair<int, int>> pairs = p.node.op->traits.inplace_pairs;
     if (p.node.op->traits.inplace >= 0) pairs.emplace_back(0, p.node.op->traits.inplace);
+    if (p.node.attrs.has("anchor") && !p.node.attrs.s("anchor").empty()) pairs = in_place_pairs(p.node);   // caches
     for (const auto& [result, operand] : pairs) {
       const auto r = static_cast<std::size_t>(result), o = static_cast<std::size_t>(operand);
       if (o >= in_.size() || !in_[o] || slots_[o].bytes != p.node.outputs[r].bytes()) continue;

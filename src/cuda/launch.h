@@ -56,7 +56,45 @@ void with_index(DType dtype, F&& f) {
   else f(std::int64_t{});
 }
 
+// Launches a kernel that may begin while the one before it on the stream still runs (programmatic dependent launch, sm_90): it calls
+// wait_for_previous() before it touches what earlier kernels write or read, on every path, and only constants before that.
+template <class Kernel, class... Args>
+void launch_early(Kernel kernel, bool early, dim3 grid, unsigned cluster, unsigned threads, std::size_t shared, void* handle, Args... args) {
+  if (shared > 48 * 1024)
+    require(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+            "cudaFuncSetAttribute");
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream(handle);
+  config.attrs = attributes;
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
+  if (early) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  require(cudaLaunchKernelEx(&config, kernel, args...), "cudaLaunchKernelEx");
+}
+
 #ifdef __CUDACC__   // device code only; host compilers see the launchers' declarations
+// Waits until the kernels before this one on its stream are done and what they wrote can be seen; does nothing after a plain launch.
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel, if launched early, may begin once all blocks have called this or ended.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -116,6 +116,8 @@ TileTranspose tiles_of(const StridedCopy& c) {
     }
     to *= c.size[d];
   }
+  t.pairs = t.bytes == 2 && (t.rows | t.columns | t.from | t.to) % 2 == 0;
+  for (int d = 0; d < t.rank; ++d) t.pairs = t.pairs && (t.batch_from[d] | t.batch_to[d]) % 2 == 0;
   return t;
 }
 std::string refuse_tiles(const KernelRequest& r) {

@@ -75,23 +75,35 @@ __global__ void __launch_bounds__(kThreads) join_kernel(JoinRows j, T* __restric
 
 constexpr int kTile = 32, kTileRows = 8;
 
+// Where this block's tile of `side` x `side` elements lies: its matrix, first row and first column.
+struct Tile {
+  std::int64_t from = 0, to = 0, r0 = 0, c0 = 0;
+};
+__device__ Tile tile_of_block(const TileTranspose& t, int side) {
+  const std::int64_t across = (t.rows + side - 1) / side, down = (t.columns + side - 1) / side;
+  std::int64_t rest = blockIdx.x;
+  Tile tile;
+  tile.r0 = rest % across * side;
+  rest /= across;
+  tile.c0 = rest % down * side;
+  rest /= down;
+  for (int d = t.rank - 1; d >= 0; --d) {
+    const std::int64_t index = rest % t.size[d];
+    rest /= t.size[d];
+    tile.from += index * t.batch_from[d];
+    tile.to += index * t.batch_to[d];
+  }
+  return tile;
+}
+
 // A tile of 32 x 32 elements through shared memory: both sides move whole lines. A column more than the tile keeps the 32 elements of a
 // column in different banks.
 template <class T>
 __global__ void __launch_bounds__(kTile* kTileRows) tile_kernel(TileTranspose t, const T* __restrict__ in, T* __restrict__ out) {
   __shared__ T tile[kTile][kTile + 1];
-  const std::int64_t across = (t.rows + kTile - 1) / kTile, down = (t.columns + kTile - 1) / kTile;
-  std::int64_t rest = blockIdx.x;
-  const std::int64_t r0 = rest % across * kTile;
-  rest /= across;
-  const std::int64_t c0 = rest % down * kTile;
-  rest /= down;
-  for (int d = t.rank - 1; d >= 0; --d) {
-    const std::int64_t index = rest % t.size[d];
-    rest /= t.size[d];
-    in += index * t.batch_from[d];
-    out += index * t.batch_to[d];
-  }
+  const auto [from, to, r0, c0] = tile_of_block(t, kTile);
+  in += from;
+  out += to;
   const int x = threadIdx.x, y = threadIdx.y;
 #pragma unroll
   for (int i = 0; i < kTile; i += kTileRows)
@@ -100,6 +112,25 @@ __global__ void __launch_bounds__(kTile* kTileRows) tile_kernel(TileTranspose t,
 #pragma unroll
   for (int i = 0; i < kTile; i += kTileRows)
     if (r0 + y + i < t.rows && c0 + x < t.columns) out[(r0 + y + i) * t.to + c0 + x] = tile[x][y + i];
+}
+
+// 64 x 64 elements of 2 bytes: a word holds two, and two words of neighbouring columns become two words of neighbouring rows.
+__global__ void __launch_bounds__(kTile* kTileRows) pair_kernel(TileTranspose t, const std::uint32_t* __restrict__ in, std::uint32_t* __restrict__ out) {
+  __shared__ std::uint32_t tile[2 * kTile][kTile + 1];
+  const auto [from, to, r0, c0] = tile_of_block(t, 2 * kTile);
+  const int x = threadIdx.x, y = threadIdx.y;
+#pragma unroll
+  for (int i = 0; i < kTile; i += kTileRows) {
+    const std::int64_t c = c0 + 2 * (y + i), r = r0 + 2 * x;
+    if (c >= t.columns || r >= t.rows) continue;
+    const std::uint32_t a = in[(from + c * t.from + r) / 2], b = in[(from + (c + 1) * t.from + r) / 2];
+    tile[2 * x][y + i] = __byte_perm(a, b, 0x5410);
+    tile[2 * x + 1][y + i] = __byte_perm(a, b, 0x7632);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 2 * kTile; i += kTileRows)
+    if (r0 + y + i < t.rows && c0 + 2 * x < t.columns) out[(to + (r0 + y + i) * t.to + c0) / 2 + x] = tile[y + i][x];
 }
 
 }  // namespace
@@ -133,12 +164,18 @@ void join_rows(const JoinRows& join, void* out, void* s) {
 }
 
 void tile_transpose(const TileTranspose& t, const void* in, void* out, void* s) {
-  const std::int64_t tiles = (t.rows + kTile - 1) / kTile * ((t.columns + kTile - 1) / kTile) * t.batch;
+  const int side = t.pairs ? 2 * kTile : kTile;
+  const std::int64_t tiles = (t.rows + side - 1) / side * ((t.columns + side - 1) / side) * t.batch;
   if (tiles == 0) return;
-  with_bytes(static_cast<std::size_t>(t.bytes), [&](auto unit) {
-    using T = decltype(unit);
-    tile_kernel<T><<<static_cast<unsigned>(tiles), dim3(kTile, kTileRows), 0, stream(s)>>>(t, static_cast<const T*>(in), static_cast<T*>(out));
-  });
+  const dim3 threads(kTile, kTileRows);
+  if (t.pairs) {
+    pair_kernel<<<static_cast<unsigned>(tiles), threads, 0, stream(s)>>>(t, static_cast<const std::uint32_t*>(in), static_cast<std::uint32_t*>(out));
+  } else {
+    with_bytes(static_cast<std::size_t>(t.bytes), [&](auto unit) {
+      using T = decltype(unit);
+      tile_kernel<T><<<static_cast<unsigned>(tiles), threads, 0, stream(s)>>>(t, static_cast<const T*>(in), static_cast<T*>(out));
+    });
+  }
   launched("transpose");
 }
 

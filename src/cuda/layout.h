@@ -23,6 +23,7 @@ void strided_copy(const StridedCopy& copy, const void* in, void* out, void* stre
 // dims of index * batch_from in `in` and index * batch_to in `out`.
 struct TileTranspose {
   int rank = 0, bytes = 4;                   // rank: batch dims
+  bool pairs = false;                        // 2 bytes, and all sizes and strides even: moved two by two
   std::int64_t rows = 1, columns = 1, from = 1, to = 1, batch = 1;
   std::int64_t size[kMaxDims] = {}, batch_from[kMaxDims] = {}, batch_to[kMaxDims] = {};
 };

@@ -94,7 +94,9 @@ Finish finish_of(const Epilogue& epilogue, const ContractionCall& call) {
           .residual = call.residual,
           .bias_dtype = epilogue.bias_dtype,
           .residual_dtype = epilogue.residual_dtype,
-          .activation = epilogue.activation};
+          .activation = epilogue.activation,
+          .factor = call.factor,
+          .factor_dtype = epilogue.factor_dtype};
 }
 
 ContractionRequest contraction_request(const KernelRequest& r) {

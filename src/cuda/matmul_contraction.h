@@ -19,7 +19,9 @@ struct Epilogue {
   Activation activation = Activation::none;
   bool bias = false, residual = false;
   DType bias_dtype = DType::f32, residual_dtype = DType::f32;
-  bool empty() const { return activation == Activation::none && !bias && !residual; }
+  bool quantised = false;  // times a number on the device, stored in e4m3
+  DType factor_dtype = DType::f32;
+  bool empty() const { return activation == Activation::none && !bias && !residual && !quantised; }
 };
 
 struct ContractionRequest {
@@ -35,6 +37,7 @@ struct ContractionCall {
   const void* const* in;  // the contraction's operands, null where absorbed
   const void* bias = nullptr;
   const void* residual = nullptr;
+  const void* factor = nullptr;
   void* out = nullptr;
   void* scratch = nullptr;
   void* stream = nullptr;
@@ -52,13 +55,14 @@ class Contraction {
 struct ContractionMaker {
   std::string (*refuse)(const ContractionRequest&);
   std::unique_ptr<Contraction> (*make)(const ContractionRequest&);
+  bool quantises = false;  // can store its result in FP8
 };
 // matmul.cc, matmul_quantized.cc, matmul_wgmma.cc, small_matmul.cc. "simple" takes everything, but no epilogue.
-extern const ContractionMaker kMatmulLt, kMatmulWgmma, kMatmulSimple, kMatmulSmall;
+extern const ContractionMaker kMatmulLt, kMatmulWgmma, kMatmulSimple, kMatmulSmall, kMatmulStream;
 extern const ContractionMaker kMatmulI8Lt, kMatmulI8Wgmma, kMatmulI8Simple, kMatmulI8Small;
 extern const ContractionMaker kMatmulI4Simple, kMatmulI4Small;
 extern const ContractionMaker kMatmulW4Lt, kMatmulW4Simple;
-extern const ContractionMaker kMatmulF8Lt;  // matmul_f8.cc: operands as take_f8() gives them
+extern const ContractionMaker kMatmulF8Lt, kMatmulF8Wgmma;  // matmul_f8.cc: operands as take_f8() gives them
 
 // The rows of the tensor seen as a matrix.
 inline std::int64_t rows_of(const Type& type) {
@@ -87,10 +91,11 @@ struct Taken : FusedParts {
 // then {a, a's scale, b, b's scale}, its attributes transpose_a and transpose_b with respect to how a and b lie in memory.
 Taken take_f8(const KernelRequest& request);
 
-// A fused node whose epilogue is sum [+ bias] [activation] [+ residual]: which operands of the node they are (-1: absent).
+// A fused node whose epilogue is sum [+ bias] [activation] [+ residual] [times a number, cast to e4m3]: which operands of the node
+// they are (-1: absent).
 struct ChainedEpilogue {
   Epilogue epilogue;
-  int bias = -1, residual = -1;
+  int bias = -1, residual = -1, factor = -1;
 };
 std::optional<ChainedEpilogue> find_epilogue(const FusedParts& parts);
 

@@ -1,4 +1,5 @@
-// What may follow a product inside its own kernel: sum [+ bias] [activation] [+ residual], in this order, in f32, rounded once.
+// What may follow a product inside its own kernel: sum [+ bias] [activation] [+ residual] [times a number, stored in e4m3], in this
+// order, in f32, rounded once.
 #pragma once
 
 #include "cuda/launch.h"
@@ -13,6 +14,8 @@ struct Finish {
   const void* residual = nullptr;
   DType bias_dtype = DType::f32, residual_dtype = DType::f32;
   Activation activation = Activation::none;
+  const void* factor = nullptr;  // of factor_dtype, on the device: f32 or bf16
+  DType factor_dtype = DType::f32;
 };
 
 #ifdef __CUDACC__

@@ -12,7 +12,8 @@
 namespace rhetor::gpu {
 namespace {
 
-// An operand of the matmul traced to its dequantize_f8: only moves that keep a matrix of rows, or turn it.
+// An operand of the matmul traced to its dequantize_f8: only moves that keep the order of its elements, or turn a matrix whose
+// rows stay what they are.
 struct Source {
   std::string why_not;
   int q = -1, scale = -1;  // operands of the fused node
@@ -20,6 +21,7 @@ struct Source {
 };
 Source trace(const Graph& body, ValueId v) {
   Source source;
+  bool rows_change = false;
   const auto operand = [&](ValueId input) { return body.is_input(input.node) ? std::stoi(body.input_name(input.node)) : -1; };
   while (v.valid()) {
     const Node& node = body.node(v);
@@ -31,9 +33,10 @@ Source trace(const Graph& body, ValueId v) {
     }
     if (body.is_input(v.node)) break;
     const Shape &to = body.type(v).shape, &from = body.type(node.inputs[0]).shape;
-    const bool regroups = node.op->name == "reshape" && from.rank() > 0 && to.rank() > 0 && from.last() == to.last();
-    const bool turns = node.op->name == "transpose" && from.rank() == 2 && node.attrs.ints("perm")[0] == 1;
+    const bool regroups = node.op->name == "reshape";
+    const bool turns = node.op->name == "transpose" && from.rank() == 2 && node.attrs.ints("perm")[0] == 1 && !rows_change;
     if (!regroups && !turns) break;
+    if (regroups) rows_change = rows_change || from.rank() == 0 || to.rank() == 0 || from.last() != to.last();
     source.turned ^= turns;
     v = node.inputs[0];
   }
@@ -90,13 +93,12 @@ Taken take_f8(const KernelRequest& r) {
 
 namespace {
 
-// in: {a, scale, b, scale}; leading dims of a are rows.
+// in: {a, scale, b, scale}, whose shapes only say how many elements they have.
 LtProblem f8_problem(const ContractionRequest& r) {
-  const std::int64_t n = r.out.shape.last(), a_rows = rows_of(r.in[0]), a_cols = r.in[0].shape.last();
-  const bool turned = r.attrs.b("transpose_a");
-  return {.m = turned ? a_cols : a_rows,
+  const std::int64_t n = r.out.shape.last(), m = n ? r.out.elements() / n : 0;
+  return {.m = m,
           .n = n,
-          .k = turned ? a_rows : a_cols,
+          .k = m ? r.in[0].elements() / m : 0,
           .transpose_b = true,
           .shared_b = true,
           .a = r.in[0].dtype,
@@ -149,7 +151,7 @@ class LtF8 final : public Contraction {
 std::string refuse_f8(const ContractionRequest& r) {
   if (r.device.compute < 89) return "needs the FP8 units of sm_89";
   const LtProblem p = f8_problem(r);
-  if (p.m % 16 != 0 || p.n % 16 != 0 || p.k % 16 != 0)
+  if (p.n % 16 != 0 || p.k % 16 != 0 || (p.m % 16 != 0 && r.attrs.b("transpose_a")))
     return fmt::format("[{}, {}, {}] is not made of blocks of 16", p.m, p.n, p.k);
   if (r.epilogue.residual && r.epilogue.residual_dtype != r.out.dtype) return "the residual has another dtype than the result";
   return lt_plan(r.device, p)->why_not();

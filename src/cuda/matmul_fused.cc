@@ -48,6 +48,7 @@ std::optional<ChainedEpilogue> find_epilogue(const FusedParts& parts) {
         if (v == current) next = &body.node(at);
     if (!next || next->outputs.size() != 1) return {};
     const ValueId made{at, 0};
+    if (e.quantised && next->op->name != "cast") return {};
     if (const auto activation = activation_of(next->op->name)) {
       if (e.activation != Activation::none || e.residual) return {};
       e.activation = *activation;
@@ -71,12 +72,21 @@ std::optional<ChainedEpilogue> find_epilogue(const FusedParts& parts) {
       } else {
         return {};
       }
+    } else if (next->op->name == "mul") {
+      const Node& repeat = body.node(next->inputs[next->inputs[0] == current ? 1 : 0]);
+      if (repeat.op->name != "broadcast_to" || !body.is_input(repeat.inputs[0].node)) return {};
+      const Type& number = body.type(repeat.inputs[0]);
+      if (number.shape.rank() != 0 || (number.dtype != DType::f32 && number.dtype != DType::bf16)) return {};
+      e.quantised = true;
+      e.factor_dtype = number.dtype;
+      chain.factor = operand_number(repeat.inputs[0]);
     } else if (next->op->name != "cast" || made != last) {  // a last cast is the dtype stored
       return {};
     }
     current = made;
   }
   const DType out = body.type(last).dtype;
+  if (e.quantised) return out == DType::f8e4m3 ? std::optional(chain) : std::nullopt;
   if (out != DType::f32 && out != DType::bf16 && out != DType::f16) return {};
   return chain;
 }
@@ -107,6 +117,7 @@ void run_fused(const void* opaque, const KernelArgs& args) {
   ContractionCall call{.in = operands,
                        .bias = in(p.chain.bias),
                        .residual = in(p.chain.residual),
+                       .factor = in(p.chain.factor),
                        .out = args.out[0],
                        .scratch = args.scratch,
                        .stream = args.stream};
@@ -164,6 +175,7 @@ std::string refuse_fused(const KernelRequest& r, Take take, const ContractionMak
   } else {
     const auto chain = find_epilogue(parts);
     if (!chain) return "the epilogue is not bias, activation and residual in this order";
+    if (chain->epilogue.quantised && (way != Way::inside || !maker.quantises)) return "does not store its result in FP8";
     return maker.refuse(way == Way::inside ? inner_chained(r, parts, *chain) : inner(r, parts));
   }
 }
@@ -244,7 +256,9 @@ Candidate fused_candidate(std::string_view name) {
 }  // namespace
 
 std::vector<Candidate> fused_small_candidates() {
-  return {fused_candidate<MatmulI8, kMatmulI8Small, Way::inside>("cuda.fused_matmul_i8.small"),
+  return {fused_candidate<Matmul, kMatmulStream, Way::inside>("cuda.fused_matmul.stream"),
+          fused_candidate<Matmul, kMatmulStream, Way::generated>("cuda.fused_matmul.stream_generated"),
+          fused_candidate<MatmulI8, kMatmulI8Small, Way::inside>("cuda.fused_matmul_i8.small"),
           fused_candidate<MatmulI4, kMatmulI4Small, Way::inside>("cuda.fused_matmul_i4.small"),
           fused_candidate<MatmulI8, kMatmulI8Small, Way::generated>("cuda.fused_matmul_i8.small_generated"),
           fused_candidate<MatmulI4, kMatmulI4Small, Way::generated>("cuda.fused_matmul_i4.small_generated")};
@@ -264,6 +278,7 @@ std::vector<Candidate> fused_matmul_candidates() {
           fused_candidate<MatmulW4, kMatmulW4Lt, Way::finish>("cuda.fused_matmul_w4.lt_finish"),
           fused_candidate<MatmulW4, kMatmulW4Lt, Way::generated>("cuda.fused_matmul_w4.lt_generated"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::inside>("cuda.fused_matmul_f8.lt"),
+          fused_candidate<MatmulF8, kMatmulF8Wgmma, Way::inside>("cuda.fused_matmul_f8.wgmma"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::finish>("cuda.fused_matmul_f8.lt_finish"),
           fused_candidate<MatmulF8, kMatmulF8Lt, Way::generated>("cuda.fused_matmul_f8.lt_generated"),
           fused_candidate<Matmul, kMatmulSmall, Way::generated>("cuda.fused_matmul.small_generated"),

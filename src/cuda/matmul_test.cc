@@ -75,6 +75,34 @@ Graph f8_graph(std::int64_t m, std::int64_t n, std::int64_t k, bool turned, bool
   return graph;
 }
 
+// As an encoder has it at inference: rows regrouped on the way, bias, activation or residual, perhaps stored in FP8 for the next.
+struct F8Linear {
+  std::int64_t m = 0, n = 0, k = 0;
+  bool gelu = false, residual = false, quantised = false;
+  DType out = DType::bf16;
+};
+Graph f8_linear(const F8Linear& l) {
+  const std::vector<Type> types{{DType::f8e4m3, {l.m, l.k / 16, 16}}, {DType::f32, Shape{}}, {DType::f8e4m3, {l.n, l.k}},
+                                {DType::f32, Shape{}},                {l.out, {l.n}},        {l.out, {l.m, l.n}},
+                                {l.out, Shape{}}};
+  const auto inputs = [&](Graph& g) {
+    std::vector<Value> values;
+    for (std::size_t i = 0; i < types.size(); ++i) values.push_back(g.input(std::to_string(i), types[i]));
+    return values;
+  };
+  Graph body;
+  const std::vector<Value> in = inputs(body);
+  const Value a = reshape(dequantize_f8(in[0], in[1], l.out), {l.m, l.k}), b = dequantize_f8(in[2], in[3], l.out);
+  Value y = add(matmul(a, b, false, true), in[4]);
+  if (l.gelu) y = gelu(y);
+  if (l.residual) y = add(y, in[5]);
+  if (l.quantised) y = cast(mul(y, in[6]), DType::f8e4m3);
+  body.output("0", y);
+  Graph graph;
+  graph.output("0", fused(graph, inputs(graph), std::make_shared<const Graph>(std::move(body)), "matmul")[0]);
+  return graph;
+}
+
 // The names of the candidates that ran.
 std::set<std::string> check(Graph graph, const std::string& label) {
   std::vector<Tensor> operands;
@@ -97,11 +125,12 @@ std::set<std::string> check(Graph graph, const std::string& label) {
         buffers.upload();
         buffers.launch();
         EXPECT_EQ(buffers.download(first), "");
-        EXPECT_EQ(wrong_result(p, 0, first[0]), "");
+        for (std::size_t k = 0; k < first.size(); ++k) EXPECT_EQ(wrong_result(p, k, first[k]), "");
         buffers.upload();
         buffers.launch();
         EXPECT_EQ(buffers.download(again), "");
-        EXPECT_EQ(std::memcmp(first[0].raw(), again[0].raw(), first[0].bytes()), 0) << "two runs differ";
+        for (std::size_t k = 0; k < first.size(); ++k)
+          EXPECT_EQ(std::memcmp(first[k].raw(), again[k].raw(), first[k].bytes()), 0) << "two runs differ";
         ran.insert(name);
       } catch (const Error& error) {
         survive(doing, error);
@@ -169,6 +198,45 @@ TEST(CudaMatmul, Float8) {
         const auto ran =
             check(f8_graph(96, 208, 144, turned, by_rows, gradient), fmt::format("f8 {} {} {}", turned, by_rows, name(gradient)));
         EXPECT_TRUE(device_room().device().compute < 89 || ran.contains("cuda.fused_matmul_f8.lt_finish"));
+      }
+}
+
+// Stored in 16 bits and in FP8; ragged rows and columns of tiles, more tiles than processors.
+TEST(CudaMatmul, Float8Inference) {
+  if (!cuda_absence().empty()) GTEST_SKIP() << cuda_absence();
+  const bool hopper = device_room().device().compute == 90;
+  for (const std::array<std::int64_t, 3>& shape : {std::array<std::int64_t, 3>{64, 64, 128}, {40, 208, 144}, {1100, 1008, 80}})
+    for (const bool gelu : {false, true})
+      for (const bool residual : {false, true})
+        for (const bool quantised : {false, true}) {
+          const F8Linear l{shape[0], shape[1], shape[2], gelu, residual, quantised};
+          const auto ran = check(f8_linear(l), fmt::format("f8 {}x{}x{} gelu {} residual {} quantised {}", l.m, l.n, l.k, gelu, residual, quantised));
+          EXPECT_TRUE(!hopper || ran.contains("cuda.fused_matmul_f8.wgmma"));
+          EXPECT_TRUE(!hopper || gelu || quantised || ran.contains("cuda.fused_matmul_f8.lt"));
+        }
+}
+
+// A norm of a sum whose result is also stored in FP8, and one that nobody reads in 16 bits.
+TEST(CudaMatmul, NormsStoreFloat8) {
+  if (!cuda_absence().empty()) GTEST_SKIP() << cuda_absence();
+  for (const std::int64_t cols : {64, 776, 1536})
+    for (const bool sum : {false, true})
+      for (const bool both : {false, true}) {
+        const std::vector<Type> types{{DType::bf16, {5, cols}}, {DType::bf16, {5, cols}}, {DType::bf16, {cols}}, {DType::bf16, {cols}}, {DType::bf16, Shape{}}};
+        const auto inputs = [&](Graph& g) {
+          std::vector<Value> values;
+          for (std::size_t i = 0; i < types.size(); ++i) values.push_back(g.input(std::to_string(i), types[i]));
+          return values;
+        };
+        Graph body;
+        const std::vector<Value> in = inputs(body);
+        const Value y = layer_norm(sum ? add(in[0], in[1]) : in[0], in[2], in[3]);
+        const Value q = cast(mul(y, in[4]), DType::f8e4m3);
+        if (both) body.output("0", y);
+        body.output(both ? "1" : "0", q);
+        Graph graph;
+        graph.output("0", fused(graph, inputs(graph), std::make_shared<const Graph>(std::move(body)), "layer_norm")[0]);
+        EXPECT_TRUE(check(std::move(graph), fmt::format("norm {} sum {} both {}", cols, sum, both)).contains("cuda.fused_norm"));
       }
 }
 

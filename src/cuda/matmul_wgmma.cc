@@ -1,4 +1,4 @@
-// matmul in bf16 and f16 and matmul_i8 on Hopper's matrix units, with any chain of bias, activation and residual inside.
+// matmul in bf16 and f16, matmul_i8 and products of FP8 tensors on Hopper's matrix units, with any chain of bias, activation and residual inside.
 #include "cuda/matmul_wgmma.h"
 
 #include "base/error.h"
@@ -64,9 +64,25 @@ std::string refuse_i8(const ContractionRequest& r) {
   return refuse_shape(r, p.m, p.n, p.k);
 }
 
+// ---- FP8: operands as take_f8() gives them -------------------------------------------------------
+WgmmaProduct f8_product(const ContractionRequest& r) {
+  const std::int64_t n = r.out.shape.last(), m = n ? r.out.elements() / n : 0;
+  return product_of(r, m, n, m ? r.in[0].elements() / m : 0, true);
+}
+std::string refuse_f8(const ContractionRequest& r) {
+  const WgmmaProduct p = f8_product(r);
+  if (r.in[0].dtype != DType::f8e4m3 || r.in[2].dtype != DType::f8e4m3) return "multiplies e4m3 by e4m3";
+  if (r.attrs.b("transpose_a") || !r.attrs.b("transpose_b")) return "an operand does not lie by rows";
+  if (p.out == DType::f8e4m3 ? !r.epilogue.quantised : p.out != DType::bf16 && p.out != DType::f16)
+    return fmt::format("writes bf16, f16 and e4m3, not {}", name(p.out));
+  if (p.n % 16 != 0) return fmt::format("n is {}, not a multiple of 16", p.n);
+  return refuse_shape(r, p.m, p.n, p.k);
+}
+
 class Wgmma final : public Contraction {
  public:
-  Wgmma(const ContractionRequest& r, const WgmmaProduct& p) : p_(p), epilogue_(r.epilogue), scaled_(p.in == DType::i8) {
+  Wgmma(const ContractionRequest& r, const WgmmaProduct& p)
+      : p_(p), epilogue_(r.epilogue), scaled_(p.in == DType::i8 || p.in == DType::f8e4m3) {
     const int size = p.small_tiles ? 64 : 128;
     detail = fmt::format("wgmma, tiles of {} x {}", size, size);
   }
@@ -89,5 +105,10 @@ const ContractionMaker kMatmulWgmma{refuse_wgmma, [](const ContractionRequest& r
 const ContractionMaker kMatmulI8Wgmma{refuse_i8, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
                                         return std::make_unique<Wgmma>(r, i8_product(r));
                                       }};
+const ContractionMaker kMatmulF8Wgmma{refuse_f8,
+                                      [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
+                                        return std::make_unique<Wgmma>(r, f8_product(r));
+                                      },
+                                      true};
 
 }  // namespace rhetor::gpu

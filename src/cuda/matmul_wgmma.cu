@@ -1,4 +1,4 @@
-// c[m, n] = finish(sum_k a[m, k] b[n, k] (or b[k, n])) for bf16, f16 and int8 on Hopper. Compute-bound: 2 m n k operations.
+// c[m, n] = finish(sum_k a[m, k] b[n, k] (or b[k, n])) for bf16, f16, int8 and e4m3 on Hopper. Compute-bound: 2 m n k operations.
 //
 // One block a processor walks over tiles of the result. A warp of its first warpgroup copies blocks of 128 bytes of k of both
 // operands into a ring of stages; the two other warpgroups take tiles in turn. While one finishes its tile (scales, bias,
@@ -10,6 +10,8 @@
 // has begun its last step
 // (`turn`).
 #include <cuda.h>
+
+#include <type_traits>
 
 #include "cuda/matmul_wgmma.h"
 #include "cuda/matmul_wgmma_mma.h"
@@ -158,15 +160,51 @@ __device__ inline void activate_all(Activation activation, float (&v)[n]) {
   }
 }
 
+// Four lanes beside each other have the columns 8 j + 2 t, + 1 (t = 0 ... 3) of a row, as pairs of FP8 numbers for j = 0 ... 3. They
+// change places until lane t has the eight columns of j = t, ascending.
+__device__ inline uint2 turn_quad(std::uint32_t j01, std::uint32_t j23, int t) {
+  const bool upper = t & 2, odd = t & 1;
+  const std::uint32_t kept = upper ? j23 : j01, other = __shfl_xor_sync(0xffffffffu, upper ? j01 : j23, 2);  // lanes t and t ^ 2
+  const std::uint32_t low = __byte_perm(kept, other, 0x5410), high = __byte_perm(kept, other, 0x7632);
+  const std::uint32_t mine = odd ? high : low, theirs = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+  const std::uint32_t first = odd ? theirs : mine, second = odd ? mine : theirs;
+  const std::uint32_t near = __byte_perm(first, second, 0x5410), far = __byte_perm(first, second, 0x7632);
+  return upper ? make_uint2(far, near) : make_uint2(near, far);
+}
+__device__ inline std::uint32_t f8_pair(float x, float y) {
+  return __nv_cvt_float2_to_fp8x2(make_float2(x, y), __NV_SATFINITE, __NV_E4M3);
+}
+// As finish_tile() stores, row and col likewise; 8 columns are all inside or all outside.
+template <int n>
+__device__ inline void store_f8(const WgmmaProduct& p, const float (&v)[n], std::int64_t row, std::int64_t col, __nv_fp8_e4m3* out) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < n; i += 16) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const auto two = [&](int j) {
+        return f8_pair(v[i + 4 * j + 2 * h], v[i + 4 * j + 2 * h + 1]) | f8_pair(v[i + 4 * j + 4 + 2 * h], v[i + 4 * j + 5 + 2 * h]) << 16;
+      };
+      const uint2 bytes = turn_quad(two(0), two(2), t);
+      const std::int64_t c = col - 2 * t + 2 * i + 8 * t;
+      if (row + 8 * h < p.m && c < p.n) *reinterpret_cast<uint2*>(out + (row + 8 * h) * p.n + c) = bytes;
+    }
+  }
+}
+
 // Registers 4 j ... 4 j + 3 of lane (g, t) hold the columns 8 j + 2 t, + 1 of row g and of row g + 8. row and col: of the lane's
 // first.
-template <class Sum, class Out, int n>
+template <bool kTensorScales, class Sum, class Out, int n>
 __device__ inline void finish_tile(const WgmmaProduct& p, const Sum (&sum)[n], std::int64_t row, std::int64_t col,
                                    const float* x_scale, const float* w_scale, const Finish& f, Out* out) {
   float v[n];
 #pragma unroll
   for (int i = 0; i < n; ++i) v[i] = static_cast<float>(sum[i]);
-  if (x_scale) {
+  if constexpr (kTensorScales) {
+    const float scale = *x_scale * *w_scale;
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] *= scale;
+  } else if constexpr (!std::is_same_v<Sum, float>) {
     const float low = row < p.m ? x_scale[row] : 0.0f, high = row + 8 < p.m ? x_scale[row + 8] : 0.0f;
 #pragma unroll
     for (int i = 0; i < n; i += 4) {
@@ -184,6 +222,7 @@ __device__ inline void finish_tile(const WgmmaProduct& p, const Sum (&sum)[n], s
     }
   }
   activate_all(f.activation, v);
+  constexpr bool kF8 = std::is_same_v<Out, __nv_fp8_e4m3>;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     if (row + 8 * h >= p.m) break;
@@ -191,10 +230,18 @@ __device__ inline void finish_tile(const WgmmaProduct& p, const Sum (&sum)[n], s
 #pragma unroll
     for (int i = 0; i < n; i += 4) {
       if (col + 2 * i >= p.n) break;
-      float2 r{};
-      if (f.residual) r = pair(f.residual, f.residual_dtype, flat + 2 * i);
-      store_pair(out + flat + 2 * i, v[i + 2 * h] + r.x, v[i + 2 * h + 1] + r.y);
+      if (f.residual) {
+        const float2 r = pair(f.residual, f.residual_dtype, flat + 2 * i);
+        v[i + 2 * h] += r.x, v[i + 2 * h + 1] += r.y;
+      }
+      if constexpr (!kF8) store_pair(out + flat + 2 * i, v[i + 2 * h], v[i + 2 * h + 1]);
     }
+  }
+  if constexpr (kF8) {
+    const float factor = f.factor ? element(f.factor, f.factor_dtype, 0) : 1.0f;
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] *= factor;
+    store_f8(p, v, row, col, out);
   }
 }
 
@@ -305,7 +352,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const std::int64_t row = (tile % row_tiles * kCluster + rank) * (64 * kRows) + warp * 16 + lane / 4,
                        col = tile / row_tiles * kCols + lane % 4 * 2;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) finish_tile(p, sum[r], row + 64 * r, col, x_scale, w_scale, f, out);
+    for (int r = 0; r < kRows; ++r) finish_tile<std::is_same_v<Kind, WgmmaF8>>(p, sum[r], row + 64 * r, col, x_scale, w_scale, f, out);
   }
   if constexpr (kCluster > 1) meet_cluster();  // the other block may still write to this one's memory and barriers
 }
@@ -385,7 +432,14 @@ void wgmma_matmul(const WgmmaProduct& p, const void* a, const void* b, const flo
     else
       launch_tiles<Kind, false, Out>(p, a, b, x_scale, w_scale, f, out, handle);
   };
-  if (p.in == DType::f16)
+  if (p.in == DType::f8e4m3) {
+    if (p.out == DType::f8e4m3)
+      launch_tiles<WgmmaF8, true, __nv_fp8_e4m3>(p, a, b, x_scale, w_scale, f, out, handle);
+    else if (p.out == DType::f16)
+      launch_tiles<WgmmaF8, true, __half>(p, a, b, x_scale, w_scale, f, out, handle);
+    else
+      launch_tiles<WgmmaF8, true, __nv_bfloat16>(p, a, b, x_scale, w_scale, f, out, handle);
+  } else if (p.in == DType::f16)
     floats(WgmmaF16{});
   else if (p.in == DType::bf16)
     floats(WgmmaBf16{});

@@ -6,7 +6,8 @@
 namespace rhetor::gpu {
 
 // c[m, n] = finish(sum_k a[m, k] b [x_scale[m] w_scale[n]]); `in` bf16 or f16 with b [k, n] or (b_by_rows) [n, k], or i8 with b
-// [n, k]. Rows of a and b are multiples of 16 bytes, n is even; out is `in`, from i8 either of the two. No tanh.
+// [n, k], or e4m3 with b [n, k] and one scale for each of the two. Rows of a and b are multiples of 16 bytes, n is even; out is `in`,
+// from i8 and e4m3 either of the two, from e4m3 also e4m3 (n a multiple of 8). No tanh.
 struct WgmmaProduct {
   std::int64_t m = 0, n = 0, k = 0;
   DType in = DType::bf16, out = DType::bf16;

@@ -187,7 +187,16 @@ std::shared_ptr<const DeviceFunction> device_function(const CudaDevice& device, 
   const std::lock_guard lock(entry->mutex);
   if (entry->function) return entry->function;
   require(cudaSetDevice(device.index), "cudaSetDevice");
-  entry->function = std::make_shared<DeviceFunction>(cached_cuda(source, device.compute), name);
+  try {
+    entry->function = std::make_shared<DeviceFunction>(cached_cuda(source, device.compute), name);
+  } catch (const Error& error) {
+    // Whole, but not what this driver loads: made again once. Compiler messages and lost devices come again.
+    if (error.kind() != ErrorKind::unsupported || !lost_device().empty()) throw;
+    const std::string image = compile_cuda(source, device.compute);
+    entry->function = std::make_shared<DeviceFunction>(image, name);
+    log_warning("the compiled kernel '{}' could not be loaded ({}); it was compiled again", cached_file(key).string(), error.what());
+    write_cached(cached_file(key), image);
+  }
   return entry->function;
 }
 

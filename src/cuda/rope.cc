@@ -25,19 +25,13 @@ Kernel prepare_rope(const KernelRequest& request) {
   auto p = std::make_shared<RopeParams>();
   p->problem = {.rows = x[0] * x[1], .heads = static_cast<int>(x[2]), .d = static_cast<int>(x[3]), .dtype = request.in[0].dtype,
                 .index = request.in[1].dtype, .inverse = request.node.attrs.b("inverse")};
-  std::vector<double> frequency;
-  for (std::int64_t i = 0; i < x[3] / 2; ++i)
-    frequency.push_back(std::pow(request.node.attrs.f("theta"), static_cast<double>(-2 * i) / static_cast<double>(x[3])));
-  if (!frequency.empty()) {
-    p->frequency = cuda_allocate(*request.device, CudaMemory::device, frequency.size() * sizeof(double));
-    cuda_copy(p->frequency.get(), frequency.data(), frequency.size() * sizeof(double));
-  }
+  p->frequency = rope_frequency(*request.device, request.node.attrs.f("theta"), x[3]);
   return {.run =
               [](const void* params, const KernelArgs& args) {
                 const auto& r = *static_cast<const RopeParams*>(params);
                 rope(r.problem, args.in[0], args.in[1], static_cast<const double*>(r.frequency.get()), args.out[0], args.stream);
               },
-          .params = p, .packed_bytes = frequency.size() * sizeof(double)};
+          .params = p, .packed_bytes = static_cast<std::uint64_t>(x[3] / 2) * sizeof(double)};
 }
 
 Kernel prepare_cache(const KernelRequest& request) {
@@ -53,6 +47,15 @@ Kernel prepare_cache(const KernelRequest& request) {
 }
 
 }  // namespace
+
+std::shared_ptr<void> rope_frequency(const CudaDevice& device, double theta, std::int64_t d) {
+  std::vector<double> frequency;
+  for (std::int64_t i = 0; i < d / 2; ++i) frequency.push_back(std::pow(theta, static_cast<double>(-2 * i) / static_cast<double>(d)));
+  if (frequency.empty()) return nullptr;
+  std::shared_ptr<void> there = cuda_allocate(device, CudaMemory::device, frequency.size() * sizeof(double));
+  cuda_copy(there.get(), frequency.data(), frequency.size() * sizeof(double));
+  return there;
+}
 
 std::vector<KernelRow> rope_rows() {
   return {{"rope", {{"cuda.rope", refuse_rope, prepare_rope}}}, {"cache_write", {{"cuda.cache_write", never, prepare_cache}}}};

@@ -67,8 +67,13 @@ __device__ inline T narrowed(A x) {
 // exp of a number that is at most a little above 0. Narrow results round away far more than the approximation's error.
 template <class T, class A>
 __device__ inline A exp_for(A x) {
-  if constexpr (sizeof(T) == 2) return __expf(x);
-  else return exp(x);
+  if constexpr (sizeof(T) == 2) {   // without the cases that __expf has for results below 2^-126
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+    return y;
+  } else {
+    return exp(x);
+  }
 }
 template <class A>
 __device__ inline A lowest() {
@@ -79,17 +84,24 @@ template <class T>
 __device__ inline Pack<T, kPack<T>> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, kPack<T>>*>(p);
 }
-template <class T>
-__device__ inline void store_pack(T* p, const Pack<T, kPack<T>>& v) {
-  *reinterpret_cast<Pack<T, kPack<T>>*>(p) = v;
-}
 template <class T, int W>
 __device__ constexpr int width(const Pack<T, W>&) {
   return W;
 }
+// To global memory, 16 bytes by one instruction: compilers split such a store when the pack was made element by element.
 template <class T, int W>
 __device__ inline void store_at(T* p, const Pack<T, W>& v) {
-  *reinterpret_cast<Pack<T, W>*>(p) = v;
+  if constexpr (sizeof(v) == 16) {
+    uint4 bits;
+    memcpy(&bits, &v, sizeof(bits));
+    __stwb(reinterpret_cast<uint4*>(p), bits);
+  } else {
+    *reinterpret_cast<Pack<T, W>*>(p) = v;
+  }
+}
+template <class T>
+__device__ inline void store_pack(T* p, const Pack<T, kPack<T>>& v) {
+  store_at(p, v);
 }
 
 // The rows of a thread's team: for (row = first_row(); row < rows; row += row_step()).

@@ -5,6 +5,7 @@
 #include "cpu/matmul_plan.h"
 #include "cuda/families.h"
 #include "cuda/matmul_contraction.h"
+#include "cuda/small_matmul_stream.h"
 
 namespace rhetor::gpu {
 namespace {
@@ -66,6 +67,37 @@ class SmallMatmul final : public Contraction {
   Epilogue epilogue_;
 };
 
+// ---- a row, or a few, in 16 bits -----------------------------------------------------------------
+StreamProduct stream_of(const ContractionRequest& r) {
+  const MatmulProblem p = problem_of(r);
+  return {.m = p.m, .k = p.k, .n = {p.n}, .early = r.constants[1] != nullptr, .in = p.a, .out_dtype = r.out.dtype,
+          .processors = r.device.processors, .overlaps = r.device.compute >= 90};
+}
+std::string refuse_stream_matmul(const ContractionRequest& r) {
+  if (std::string why = refuse_small(r); !why.empty()) return why;
+  if (!problem_of(r).transpose_b) return "the weights are not [n, k]";
+  return refuse_stream(stream_of(r));
+}
+
+class StreamMatmul final : public Contraction {
+ public:
+  explicit StreamMatmul(const ContractionRequest& r) : p_(stream_of(r)), epilogue_(r.epilogue) {
+    detail = p_.early && p_.overlaps ? "weights read once, from before its turn" : "weights read once";
+  }
+  void enqueue(const ContractionCall& call) const override {
+    StreamProduct p = p_;
+    p.x = call.in[0];
+    p.w[0] = call.in[1];
+    p.out[0] = call.out;
+    p.finish = finish_of(epilogue_, call);
+    stream_matmul(p, call.stream);
+  }
+
+ private:
+  StreamProduct p_;
+  Epilogue epilogue_;
+};
+
 // ---- int8 and int4 -------------------------------------------------------------------------------
 std::string refuse_small_i8(const ContractionRequest& r) {
   const SmallProduct p = rows_product(r);
@@ -101,6 +133,9 @@ class SmallRows final : public Contraction {
 
 const ContractionMaker kMatmulSmall{
     refuse_small, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> { return std::make_unique<SmallMatmul>(r); }};
+const ContractionMaker kMatmulStream{refuse_stream_matmul, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
+                                       return std::make_unique<StreamMatmul>(r);
+                                     }};
 const ContractionMaker kMatmulI8Small{refuse_small_i8, [](const ContractionRequest& r) -> std::unique_ptr<Contraction> {
                                         return std::make_unique<SmallRows>(r, false);
                                       }};
@@ -108,9 +143,13 @@ const ContractionMaker kMatmulI4Small{refuse_small_i4, [](const ContractionReque
                                         return std::make_unique<SmallRows>(r, true);
                                       }};
 
+Candidate products_candidate();  // small_matmul_group.cc
+
 std::vector<KernelRow> small_matmul_rows() {
-  return {{"matmul_i8", {contraction_candidate<kMatmulI8Small>("cuda.small_matmul_i8")}},
+  return {{"matmul", {contraction_candidate<kMatmulStream>("cuda.small_matmul.stream")}},
+          {"matmul_i8", {contraction_candidate<kMatmulI8Small>("cuda.small_matmul_i8")}},
           {"matmul_i4", {contraction_candidate<kMatmulI4Small>("cuda.small_matmul_i4")}},
+          {"fused", {products_candidate()}},
           {"fused", fused_small_candidates()}};
 }
 

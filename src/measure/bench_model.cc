@@ -12,23 +12,25 @@
 #include "data/span_corruption.h"
 #include "generate/generator.h"
 #include "measure/bench.h"
+#include "measure/bench_device.h"
+#include "measure/bench_parts.h"
 #include "measure/machine.h"
 #include "measure/result.h"
 #include "measure/timing.h"
 #include "models/model.h"
-#include "runtime/profile.h"
 #include "train/step.h"
 
 namespace rhetor {
+
+int bench_threads(const BenchOptions& options) { return options.threads > 0 ? options.threads : available_cores(); }
+
+std::string describe_bench(const BenchOptions& o, const std::string& rest) {
+  return fmt::format("{} {} {}, threads {}", o.model, o.dtype, rest, bench_threads(o));
+}
+
 namespace {
 
 using Task = BuildSpec::Task;
-
-int thread_count(const BenchOptions& options) { return options.threads > 0 ? options.threads : available_cores(); }
-
-std::string describe(const BenchOptions& o, const std::string& rest) {
-  return fmt::format("{} {} {}, threads {}", o.model, o.dtype, rest, thread_count(o));
-}
 
 // Random groups of 4-bit weights: what they hold does not change the speed, and choosing the best scales for a billion would take
 // long.
@@ -57,7 +59,8 @@ void invent_int4(Model& model) {
   model.weights = std::move(made);
 }
 
-// A folder's model, or a preset with random weights.
+}  // namespace
+
 ModelPtr open_or_invent(const BenchOptions& options) {
   if (std::filesystem::is_directory(options.model)) {
     ModelPtr model = load_model(options.model);
@@ -76,7 +79,7 @@ ModelPtr open_or_invent(const BenchOptions& options) {
   return model;
 }
 
-CompileOptions compile_options(const BenchOptions& options, const ModelConfig& config) {
+CompileOptions bench_compile_options(const BenchOptions& options, const ModelConfig& config) {
   CompileOptions compile = compile_options_for(config);
   if (options.dtype == "bf16" || options.dtype == "f16") compile.passes.compute = parse_dtype(options.dtype);
   if (options.dtype == "fp8") compile.passes.compute = DType::f8e4m3;
@@ -89,12 +92,15 @@ CompileOptions compile_options(const BenchOptions& options, const ModelConfig& c
   return compile;
 }
 
+namespace {
+
 // The precision whose peak bounds the model: quantised weights compute in int8 whatever is asked.
 std::string arithmetic(const BenchOptions& options, const ModelConfig& config) {
   return config.quantization.empty() ? options.dtype : "int8";
 }
 
-// Token ids are random words of the vocabulary, other integers zero, lengths full.
+}  // namespace
+
 void fill_inputs(Session& session, std::int64_t vocab, std::int64_t seq) {
   Rng rng(11);
   for (const auto& [name, type] : session.executable().inputs()) {
@@ -106,6 +112,8 @@ void fill_inputs(Session& session, std::int64_t vocab, std::int64_t seq) {
                                         : 0.0);
   }
 }
+
+namespace {
 
 // What no implementation can avoid: the operations of all contractions, and one read of the weights.
 Work work_of(const Executable& exe, double weight_bytes) {
@@ -158,7 +166,7 @@ std::int64_t memory_of(const CompileReport& report) {
 }  // namespace
 
 BenchResult bench_model(const BenchOptions& options) {
-  const int threads = thread_count(options);
+  const int threads = bench_threads(options);
   const ModelPtr model = open_or_invent(options);
   const ModelConfig& config = model->config;
   if (options.seq > config.context)
@@ -167,7 +175,7 @@ BenchResult bench_model(const BenchOptions& options) {
   spec.task = config.family == "bert" ? Task::hidden : Task::logits;
   spec.batch = options.batch;
   spec.seq = options.seq;
-  const CompileOptions compile = compile_options(options, config);
+  const CompileOptions compile = bench_compile_options(options, config);
   const ExecutablePtr exe = rhetor::compile(build_model(config, spec), model->weights, compile);
   Session session(exe);
   fill_inputs(session, config.vocab, options.seq);
@@ -175,7 +183,7 @@ BenchResult bench_model(const BenchOptions& options) {
   const Timing whole = compile.device ? measure(options.seconds / 3, [&] { session.run(); }) : timing;
   const CompileReport& report = exe->report();
   const Floor floor = floor_on(options, work_of(*exe, weight_bytes(*exe, options)), threads, arithmetic(options, config), timing.p50_ms);
-  BenchResult result = new_result(describe(options, fmt::format("seq {} batch {}", options.seq, options.batch)), threads);
+  BenchResult result = new_result(describe_bench(options, fmt::format("seq {} batch {}", options.seq, options.batch)), threads);
   result.rows.push_back({options.model,
                          {{"latency_ms_p50", timing.p50_ms},
                           {"latency_ms_min", timing.min_ms},
@@ -187,12 +195,13 @@ BenchResult bench_model(const BenchOptions& options) {
                           {"compile_ms", report.compile_ms},
                           {"runs", timing.runs},
                           {"limit", floor.limit}}});
-  if (options.profile) result.profile = profile_table(merge_by_kernel(profile(session)));
+  add_device_cells(result, compile.device, *exe, timing.p50_ms, static_cast<double>(options.batch), [&] { session.run(); });
+  if (options.profile) add_profile(result, session, compile.device, arithmetic(options, config));
   return result;
 }
 
 BenchResult bench_generate(const BenchOptions& options) {
-  const int threads = thread_count(options);
+  const int threads = bench_threads(options);
   const ModelPtr model = open_or_invent(options);
   const ModelConfig& config = model->config;
   if (config.family == "bert") fail("rhetor bench generate needs a gpt2 or llama model; {} is bert", options.model);
@@ -200,7 +209,7 @@ BenchResult bench_generate(const BenchOptions& options) {
     fail("--prompt {} and --tokens {} do not fit the context of {}, which is {}", options.prompt, options.tokens, options.model,
          config.context);
   OpenOptions open;
-  open.compile = compile_options(options, config);
+  open.compile = bench_compile_options(options, config);
   open.prefill_buckets = {options.prompt};
   const LanguageModelPtr language = make_language_model(model, open);
   auto states = std::make_shared<StateStore>();
@@ -221,7 +230,7 @@ BenchResult bench_generate(const BenchOptions& options) {
   const Floor floor =
       floor_on(options, work_of(*decode, weight_bytes(*decode, options)), threads, arithmetic(options, config), decode_time.p50_ms);
   BenchResult result = new_result(
-      describe(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
+      describe_bench(options, fmt::format("prompt {} tokens {} batch {}", options.prompt, options.tokens, options.batch)), threads);
   result.rows.push_back(
       {options.model,
        {{"prefill_ms", prefill_time.p50_ms},
@@ -233,12 +242,13 @@ BenchResult bench_generate(const BenchOptions& options) {
         {"ratio_to_floor", decode_time.p50_ms / floor.ms},
         {"memory_bytes", memory_of(decode->report())},
         {"limit", floor.limit}}});
-  if (options.profile) result.profile = profile_table(merge_by_kernel(profile(next)));
+  add_device_cells(result, open.compile.device, *decode, decode_time.p50_ms, static_cast<double>(options.batch), [&] { next.run(); });
+  if (options.profile) add_profile(result, next, open.compile.device, arithmetic(options, config));
   return result;
 }
 
 BenchResult bench_train(const BenchOptions& options) {
-  const int threads = thread_count(options);
+  const int threads = bench_threads(options);
   StepSpec spec;
   spec.config = model_preset(options.model);
   spec.config.vocab = (spec.config.vocab + 127) / 128 * 128;   // as those who train at speed pad it: GPT-2's 50,257 is odd
@@ -276,7 +286,7 @@ BenchResult bench_train(const BenchOptions& options) {
   Work work = work_of(exe, 8 * weights);
   work.working_set = 4 * weights;   // weights, gradient, two moments
   const Floor floor = floor_on(options, work, threads, options.dtype, timing.p50_ms);
-  BenchResult result = new_result(describe(options, fmt::format("train seq {} batch {}", options.seq, options.batch)), threads);
+  BenchResult result = new_result(describe_bench(options, fmt::format("train seq {} batch {}", options.seq, options.batch)), threads);
   result.rows.push_back({options.model,
                          {{"step_ms_p50", timing.p50_ms},
                           {"tokens_per_s", 1000.0 * static_cast<double>(options.batch * options.seq) / timing.p50_ms},
@@ -285,7 +295,9 @@ BenchResult bench_train(const BenchOptions& options) {
                           {"memory_bytes", memory_of(exe.report())},
                           {"runs", timing.runs},
                           {"limit", floor.limit}}});
-  if (options.profile) result.profile = profile_table(merge_by_kernel(profile(stepper.session(), 3)));
+  add_device_cells(result, compile.device, exe, timing.p50_ms, static_cast<double>(options.batch * options.seq),
+                   [&] { stepper.run(batch, 1e-4, ++update, 1); });
+  if (options.profile) add_profile(result, stepper.session(), compile.device, options.dtype, 3);
   return result;
 }
 

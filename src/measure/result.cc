@@ -13,7 +13,8 @@
 namespace rhetor {
 namespace {
 
-std::string cell_text(const std::variant<double, std::int64_t, std::string>& cell) {
+std::string cell_text(const BenchRow::Cell& cell) {
+  if (std::holds_alternative<std::nullptr_t>(cell)) return "-";
   if (const auto* real = std::get_if<double>(&cell)) {
     const double size = *real < 0 ? -*real : *real;
     if (size > 0 && size < 0.01) return fmt::format("{:.2g}", *real);

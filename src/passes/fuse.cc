@@ -7,6 +7,7 @@
 #include "ops/ops.h"
 #include "ops/registry.h"
 #include "passes/fuse_groups.h"
+#include "passes/fuse_strided.h"
 #include "passes/index.h"
 #include "passes/passes.h"
 
@@ -167,7 +168,8 @@ class Emitter {
     for (const ValueId v : builder.operands()) operands.push_back(map_.at(v));
     const std::vector<ValueId> results = builder.results();
     const std::vector<Value> made =
-        fused(to_, operands, builder.take(), group.anchor >= 0 ? std::string(graph_.node(group.anchor).op->name) : "");
+        fused(to_, operands, builder.take(),
+              !group.name.empty() ? group.name : group.anchor >= 0 ? std::string(graph_.node(group.anchor).op->name) : "");
     for (std::size_t k = 0; k < results.size(); ++k) map_[results[k]] = made[k];
   }
 
@@ -182,15 +184,16 @@ class Emitter {
 }  // namespace
 
 Graph fuse_pass(const Graph& given, PassContext& context) {
-  const Graph graph = remove_dead(given);
+  const Graph graph = separate_columns(remove_dead(given), context.options.target);
   FuseGrouper grouper(graph, context.options.target);
   const std::vector<FuseGroup> groups = grouper.run();
   context.record.refusals = grouper.refusals();
-  int counts[5] = {};   // by pattern
+  int counts[6] = {};   // by pattern
   for (const FuseGroup& group : groups) ++counts[static_cast<int>(group.pattern)];
-  context.record.note = fmt::format("{} pointwise groups, {} epilogues, {} norms with a prologue, {} with strided operands; {} edges refused",
+  context.record.note = fmt::format("{} pointwise groups, {} epilogues, {} norms with a prologue, {} with strided operands, {} for decoding; {} edges refused",
                                     counts[static_cast<int>(FusePattern::pointwise)], counts[static_cast<int>(FusePattern::epilogue)],
-                                    counts[static_cast<int>(FusePattern::norm)], counts[static_cast<int>(FusePattern::strided)], context.record.refusals.size());
+                                    counts[static_cast<int>(FusePattern::norm)], counts[static_cast<int>(FusePattern::strided)],
+                                    counts[static_cast<int>(FusePattern::decode)], context.record.refusals.size());
   return groups.empty() ? graph : Emitter(graph, grouper, groups).run();
 }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "graph/op.h"
+#include "passes/fuse_decode.h"
 #include "passes/index.h"
 
 namespace rhetor {
@@ -17,15 +18,15 @@ std::vector<std::int32_t> united(const std::vector<std::int32_t>& a, const std::
   std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(out));
   return out;
 }
-// A run of columns of its operand.
+bool contains(const std::vector<std::int32_t>& sorted, std::int32_t i) { return std::binary_search(sorted.begin(), sorted.end(), i); }
+
+}  // namespace
+
 bool cuts_columns(const Node& node) {
   if (node.op->name != "slice" || node.attrs.i("step") != 1) return false;
   const std::int64_t axis = node.attrs.i("axis"), rank = node.outputs[0].shape.rank();
   return axis == rank - 1 || axis == -1;
 }
-bool contains(const std::vector<std::int32_t>& sorted, std::int32_t i) { return std::binary_search(sorted.begin(), sorted.end(), i); }
-
-}  // namespace
 
 FuseGrouper::FuseGrouper(const Graph& graph, const Target& target) : graph_(graph), target_(target) {
   readers_.resize(at(graph.size()));
@@ -164,7 +165,7 @@ std::string FuseGrouper::over_limits(const std::vector<std::int32_t>& members) c
 int FuseGrouper::make_group(FusePattern pattern, std::int32_t anchor, std::vector<std::int32_t> members) {
   const int id = static_cast<int>(groups_.size());
   for (const std::int32_t i : members) group_of_[at(i)] = id;
-  groups_.push_back({pattern, anchor, std::move(members)});
+  groups_.push_back({.pattern = pattern, .anchor = anchor, .members = std::move(members)});
   return id;
 }
 
@@ -177,7 +178,7 @@ void FuseGrouper::grow_epilogue(std::int32_t anchor) {
       reasons_[{anchor, reader}] = fmt::format("{} has {} results", label(anchor), node.outputs.size());
     return;
   }
-  std::vector<std::int32_t> members{anchor};
+  std::vector<std::int32_t> members = united(float8_sources(anchor), {anchor});
   std::int32_t exit = anchor;
   while (true) {
     const std::int32_t next = post_dominator_[at(exit)];
@@ -209,15 +210,54 @@ void FuseGrouper::grow_epilogue(std::int32_t anchor) {
   if (members.size() > 1) make_group(FusePattern::epilogue, anchor, std::move(members));
 }
 
+// What dequantises both operands of a product for it alone, and moves them; none if it is no product of FP8 tensors.
+std::vector<std::int32_t> FuseGrouper::float8_sources(std::int32_t product) const {
+  const Node& node = graph_.node(product);
+  std::vector<std::int32_t> sources;
+  if (!target_.float8 || node.op->name != "matmul") return {};
+  for (ValueId v : node.inputs) {
+    for (std::int32_t reader = product;;) {
+      const Node& from = graph_.node(v);
+      const bool dequantises = from.op->name == "dequantize_f8";
+      const bool taken = dequantises || from.op->name == "reshape" || from.op->name == "transpose";
+      if (!taken || !is_free(v.node) || readers(v.node) != std::vector<std::int32_t>{reader}) return {};
+      sources = united(sources, {v.node});
+      if (dequantises) break;
+      reader = v.node;
+      v = from.inputs[0];
+    }
+  }
+  return sources;
+}
+
+// A multiplication of the norm's result by one number and its cast to FP8, which the norm's kernel stores beside that result.
+std::vector<std::int32_t> FuseGrouper::float8_tail(std::int32_t norm) const {
+  if (!target_.float8) return {};
+  for (const std::int32_t product : readers(norm)) {
+    if (product < 0 || graph_.node(product).op->name != "mul" || readers(product).size() != 1 || !is_free(product)) continue;
+    const std::int32_t narrow = readers(product)[0];
+    if (narrow < 0 || graph_.node(narrow).op->name != "cast" || graph_.node(narrow).outputs[0].dtype != DType::f8e4m3 || !is_free(narrow))
+      continue;
+    const std::vector<ValueId>& factors = graph_.node(product).inputs;
+    const ValueId number = factors[factors[0] == ValueId{norm, 0} ? 1 : 0];
+    const Node& repeat = graph_.node(number);
+    if (repeat.op->name == "broadcast_to" && graph_.type(repeat.inputs[0]).shape.rank() == 0 && repeatable(number.node, shape(norm)))
+      return {product, narrow};
+  }
+  return {};
+}
+
 void FuseGrouper::grow_norm(std::int32_t norm) {
   const std::int32_t sum = graph_.node(norm).inputs[0].node;
-  if (!pointwise(sum) || shape(sum) != shape(norm) || !is_free(sum)) return;
-  std::vector<std::int32_t> members{sum, norm};
+  const std::vector<std::int32_t> tail = float8_tail(norm);
+  const bool prologue = pointwise(sum) && shape(sum) == shape(norm) && is_free(sum);
+  if (!prologue && tail.empty()) return;
+  std::vector<std::int32_t> members = united(prologue ? std::vector<std::int32_t>{sum, norm} : std::vector<std::int32_t>{norm}, tail);
   // Upwards: producers that nothing else reads come along; one that is read elsewhere would be one more result.
   for (std::size_t grown = 0; grown != members.size();) {
     grown = members.size();
     for (const std::int32_t i : std::vector<std::int32_t>(members)) {
-      if (i == norm) continue;
+      if (i == norm || contains(tail, i)) continue;
       for (const ValueId v : graph_.node(i).inputs) {
         if (!v.valid() || contains(members, v.node) || !pointwise(v.node) || shape(v.node) != shape(norm) || !is_free(v.node)) continue;
         const auto& readers_of = readers(v.node);
@@ -234,7 +274,24 @@ void FuseGrouper::grow_norm(std::int32_t norm) {
   make_group(FusePattern::norm, norm, std::move(members));
 }
 
-// Upwards: reshapes and slices of the last dim that nothing else reads.
+// The concat by columns that alone reads an op's results, and the reshapes on the way: an op that reads columns writes them too.
+std::vector<std::int32_t> FuseGrouper::joined_columns(std::int32_t anchor) const {
+  std::vector<std::int32_t> tail;
+  std::int32_t join = -1;
+  for (std::int32_t i : readers(anchor)) {
+    for (; i >= 0 && is_free(i) && graph_.node(i).op->traits.alias && readers(i).size() == 1; i = readers(i)[0]) tail = united(tail, {i});
+    if (i < 0 || !is_free(i) || graph_.node(i).op->name != "concat" || (join >= 0 && i != join)) return {};
+    join = i;
+  }
+  if (join < 0) return {};
+  const std::int64_t axis = graph_.node(join).attrs.i("axis");
+  if (axis != -1 && axis != shape(join).rank() - 1) return {};
+  for (const ValueId v : graph_.node(join).inputs)
+    if (v.node != anchor && !contains(tail, v.node)) return {};
+  return united(tail, {join});
+}
+
+// Upwards: reshapes and slices of the last dim that nothing else reads. Downwards: the concat of the results.
 void FuseGrouper::grow_strided(std::int32_t anchor) {
   std::vector<std::int32_t> members{anchor};
   bool slices = false;
@@ -255,7 +312,9 @@ void FuseGrouper::grow_strided(std::int32_t anchor) {
       break;
     }
   }
-  if (!slices || would_cycle(members)) return;
+  const std::vector<std::int32_t> joined = united(members, joined_columns(anchor));
+  if (joined.size() > members.size() && !would_cycle(joined)) members = joined;
+  else if (!slices || would_cycle(members)) return;
   make_group(FusePattern::strided, anchor, std::move(members));
 }
 
@@ -281,9 +340,12 @@ void FuseGrouper::merge_pointwise(std::int32_t i) {
 }
 
 std::vector<FuseGroup> FuseGrouper::run() {
+  if (target_.few_rows > 0)
+    for (FuseGroup& group : decode_groups(graph_, target_, *this))
+      if (!would_cycle(group.members)) groups_[at(make_group(group.pattern, group.anchor, group.members))].name = group.name;
   // Later contractions choose first: the operands of an epilogue (a residual, the other half of a gate) have to be there before it.
   for (std::int32_t i = 0; i < graph_.size(); ++i)
-    if (target_.strided.contains(graph_.node(i).op->name)) grow_strided(i);
+    if (target_.strided.contains(graph_.node(i).op->name) && is_free(i)) grow_strided(i);
   if (target_.fuse_epilogue)
     for (std::int32_t i = graph_.size() - 1; i >= 0; --i)
       if (graph_.node(i).op->traits.kind == OpKind::contraction && is_free(i)) grow_epilogue(i);

@@ -11,13 +11,17 @@
 
 namespace rhetor {
 
-enum class FusePattern { none, pointwise, epilogue, norm, strided };
+enum class FusePattern { none, pointwise, epilogue, norm, strided, decode };
 
 struct FuseGroup {
   FusePattern pattern = FusePattern::none;
   std::int32_t anchor = -1;               // contraction or norm
   std::vector<std::int32_t> members;      // ascending
+  std::string name = {};                  // what the fused node says its anchor is; "": the anchor's op
 };
+
+// A slice that is a run of columns of its operand.
+bool cuts_columns(const Node& node);
 
 class FuseGrouper {
  public:
@@ -34,8 +38,11 @@ class FuseGrouper {
 
  private:
   void find_post_dominators();
+  std::vector<std::int32_t> float8_sources(std::int32_t product) const;
+  std::vector<std::int32_t> float8_tail(std::int32_t norm) const;
   void grow_epilogue(std::int32_t anchor);
   void grow_norm(std::int32_t norm);
+  std::vector<std::int32_t> joined_columns(std::int32_t anchor) const;
   void grow_strided(std::int32_t anchor);
   void merge_pointwise(std::int32_t node);
   bool pointwise(std::int32_t node) const;

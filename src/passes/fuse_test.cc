@@ -152,6 +152,40 @@ TEST(Fuse, InliningPutsTheBodiesBack) {
   }
 }
 
+TEST(Fuse, AttentionAndItsGradientReadAndWriteColumns) {
+  const Graph g = training_graph();
+  const PassOptions plain{.verify = true}, strided{.target = {.strided = {"attention", "attention_grad"}}, .verify = true};
+  const Graph with = run_passes(g, strided).graph;
+  const std::map<std::string, int> found = anchors(with);
+  EXPECT_EQ(found.at("attention"), 2);
+  EXPECT_EQ(found.at("attention_grad"), 2);
+  for (std::int32_t i = 0; i < with.size(); ++i) {
+    EXPECT_NE(with.node(i).op->name, "slice");
+    EXPECT_NE(with.node(i).op->name, "concat");
+    if (with.node(i).op->name == "fused" && with.node(i).attrs.s("anchor") == "attention_grad") {
+      EXPECT_EQ(with.node(i).outputs.size(), 1u);
+      EXPECT_EQ(with.node(i).outputs[0].shape, Shape({2, 5, 24}));
+    }
+  }
+  const Inputs inputs = random_inputs(g);
+  EXPECT_EQ(worst_difference(evaluate(run_passes(g, plain).graph, inputs), evaluate(with, inputs)), 0);
+}
+
+TEST(Fuse, ColumnsThatAreReadElsewhereStay) {
+  Graph g;
+  const Value x = g.input("x", {DType::f32, {2, 4, 24}});
+  std::vector<Value> parts = split(x, {8, 8, 8}, 2);
+  g.output("v", parts[2]);
+  for (Value& part : parts) part = reshape(part, {2, 4, 2, 4});
+  g.output("o", attention(parts[0], parts[1], parts[2], {.causal = true}));
+  const Graph with = fuse_only(g, {.strided = {"attention", "attention_grad"}}).graph;
+  EXPECT_EQ(anchors(with), (std::map<std::string, int>{{"attention", 1}}));
+  int slices = 0;
+  for (std::int32_t i = 0; i < with.size(); ++i) slices += with.node(i).op->name == "slice";
+  EXPECT_EQ(slices, 1);
+  expect_equal(g, with);
+}
+
 TEST(Fuse, TransformerUsesAllPatterns) {
   const TransformerSpec spec{.batch = 1};
   const Graph forward = run_passes(inference_graph(spec), {.verify = true}).graph;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "graph/op.h"
+#include "passes/fuse_decode.h"
 #include "passes/index.h"
 
 namespace rhetor {
@@ -186,6 +187,15 @@ std::vector<std::pair<int, int>> in_place_pairs(const Node& node) {
         if (type.shape != node.outputs[k].shape || byte_size(type.dtype) != byte_size(node.outputs[k].dtype)) continue;
         pairs.emplace_back(static_cast<int>(k), std::stoi(body.input_name(input)));
       }
+  }
+  if (node.attrs.has("body") && node.attrs.has("anchor") && node.attrs.s("anchor") == kStepAnchor) {   // the caches
+    const Graph& body = *node.attrs.graph("body");
+    for (std::size_t k = 0; k < node.outputs.size(); ++k) {
+      const ValueId made = body.find_output(std::to_string(k));
+      const int inplace = body.node(made).op->traits.inplace;
+      if (inplace < 0 || !body.is_input(body.node(made).inputs[at(inplace)].node)) continue;
+      pairs.emplace_back(static_cast<int>(k), std::stoi(body.input_name(body.node(made).inputs[at(inplace)].node)));
+    }
   }
   return pairs;
 }

@@ -20,6 +20,8 @@ struct Target {
   bool fuse_pointwise = true, fuse_epilogue = true, fuse_norm = true;
   // Ops whose kernels read operands that are columns of a wider tensor where they lie: fused with the slices and reshapes before them.
   std::set<std::string, std::less<>> strided = {};
+  bool float8 = false;   // has products of FP8 tensors: dequantize_f8 x dequantize_f8 -> matmul is one kernel
+  int few_rows = 0;   // up to so many rows a step is grouped as passes/fuse_decode.h says; 0: the device has no kernels for that
 };
 
 struct PassOptions {

@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "graph/op.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
+#include "passes/low_precision.h"
 #include "passes/passes.h"
 
 namespace rhetor {
@@ -72,6 +74,47 @@ Choice choose(const Graph& graph) {
   return choice;
 }
 
+// The value whose int8 rows a product reads: the precision pass may have narrowed it.
+ValueId widest(const Graph& graph, ValueId v) {
+  for (;;) {
+    const Node& node = graph.node(v);
+    if (node.op->name != "cast") return v;
+    const DType from = graph.type(node.inputs[0]).dtype;
+    if (!is_float(from) || byte_size(from) <= byte_size(graph.type(v).dtype)) return v;
+    v = node.inputs[0];
+  }
+}
+
+// On a device and with many rows, quantising the activations is a kernel of its own. Weights whose products, with all others that read
+// the same activations, gain less stay in 16 bits.
+void refuse_slow(const Graph& graph, PassContext& context, Choice& choice) {
+  struct Shared {
+    double gain = 0, price = 0;
+    std::set<std::int32_t> weights;
+  };
+  std::map<ValueId, Shared> by_activation;
+  for (std::int32_t i = 0; i < graph.size(); ++i) {
+    const Node& node = graph.node(i);
+    if (node.op->name != "matmul") continue;
+    const std::int32_t param = parameter_behind(graph, node.inputs[1]);
+    const Type& left = graph.type(node.inputs[0]);
+    if (!choice.weights.contains(param) || left.elements() < kRowsToWiden * left.shape.last()) continue;
+    const double elements = static_cast<double>(left.elements());
+    Shared& shared = by_activation[widest(graph, node.inputs[0])];
+    shared.gain += seconds_gained(2 * elements * static_cast<double>(node.outputs[0].shape.last()), kOpsI8);
+    shared.price = seconds_to_quantise(elements);
+    shared.weights.insert(param);
+  }
+  for (const auto& [activation, shared] : by_activation) {
+    const bool slow = shared.gain < shared.price;
+    const std::string why = fmt::format("int8 gains {:.1f} us, quantising the activation takes {:.1f}", 1e6 * shared.gain, 1e6 * shared.price);
+    for (const std::int32_t param : shared.weights) {
+      context.record.details.push_back(fmt::format("{:<48} {}: {}", graph.input_name(param), slow ? "16 bits" : "int8", why));
+      if (slow && choice.weights.erase(param)) choice.refused.emplace(param, why);
+    }
+  }
+}
+
 // The parameters of `graph` that the lists name, in place of those its own matmuls would choose.
 Choice choose(const Graph& graph, const PassOptions& options) {
   Choice choice = choose(graph);
@@ -99,7 +142,8 @@ class Quantizer {
  public:
   Quantizer(const Graph& graph, PassContext& context)
       : graph_(graph), stored_(context.options.int8_stored), choice_(choose(graph, context.options)), matmul_(&all_ops().at("matmul")),
-        embedding_(&all_ops().at("embedding")), cast_(&all_ops().at("cast")) {
+        embedding_(&all_ops().at("embedding")) {
+    if (context.options.target.device == "cuda" && !stored_) refuse_slow(graph, context, choice_);
     for (const auto& [param, reason] : choice_.refused)
       context.record.refusals.push_back(
           {"quantize", fmt::format("param '{}' {}", graph.input_name(param), graph.node(param).outputs[0].str()), reason});
@@ -173,10 +217,7 @@ class Quantizer {
 
   // An activation quantised once however many matmuls read it (query, key and value share theirs); by groups for int4 weights.
   Quantized activation(Rewriter& r, ValueId v, bool groups) {
-    // The precision pass narrowed it for a bf16 matmul: int8 rows are taken from the wider value.
-    while (graph_.node(v).op == cast_ && is_float(graph_.type(graph_.node(v).inputs[0]).dtype) &&
-           byte_size(graph_.type(graph_.node(v).inputs[0]).dtype) > byte_size(graph_.type(v).dtype))
-      v = graph_.node(v).inputs[0];
+    v = widest(graph_, v);
     auto& found = (groups ? grouped_ : activations_)[v];
     if (found.q) return found;
     const Value x = r.map(v);
@@ -220,7 +261,7 @@ class Quantizer {
   const Graph& graph_;
   bool stored_;
   Choice choice_;
-  const OpDef *matmul_, *embedding_, *cast_;
+  const OpDef *matmul_, *embedding_;
   std::map<std::int32_t, Quantized> quantized_;
   std::map<ValueId, Quantized> activations_, grouped_;
   std::map<std::int32_t, Value> dequantized_;

@@ -36,6 +36,25 @@ Inputs stored(const Graph& g, Inputs inputs) {
   return inputs;
 }
 
+// On a device a product must gain more than quantising its activations costs; few rows, which read the weights only, always do.
+TEST(Quantize, RefusesToSlowADown) {
+  for (const std::int64_t rows : {8, 4096}) {
+    Graph g;
+    const Value x = g.input("x", {DType::bf16, {rows, 768}});
+    const auto weight = [&](const char* name, std::int64_t n) { return g.input(name, {DType::bf16, {n, 768}}, InputKind::param); };
+    g.output("up", matmul(x, weight("up", 3072), false, true));
+    g.output("narrow", matmul(relu(x), weight("narrow", 768), false, true));
+    PassOptions options{.int8 = true};
+    options.target.device = "cuda";
+    const PipelineResult r = only(g, "quantize", options);
+    EXPECT_EQ(count(r.graph, "matmul_i8"), rows == 8 ? 2 : 1);
+    if (rows == 8) continue;
+    ASSERT_EQ(record(r, "quantize").refusals.size(), 1u);
+    EXPECT_THAT(record(r, "quantize").refusals[0].candidate, HasSubstr("'narrow'"));
+    EXPECT_THAT(record(r, "quantize").refusals[0].reason, HasSubstr("int8 gains"));
+  }
+}
+
 TEST(Quantize, ErrorIsWithinTheDerivedBound) {
   // x has error at most sx/2 an element and W at most sw/2, with s = max|row| / 127:
   // |y - y'| <= sum_k |x| sw/2 + |w| sx/2 + sx sw/4.

@@ -6,7 +6,9 @@
 #include "runtime/device_memory.h"
 #include "runtime/collective.h"
 #include "runtime/impl.h"
+#include "runtime/device_check.h"
 #include "runtime/tune.h"
+#include "runtime/tune_device.h"
 
 namespace rhetor {
 namespace {
@@ -247,8 +249,12 @@ ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileO
   // Beside int8 products everything else may be bf16 too, where the processor has a unit for it.
   if (!own.device) own.device = default_device();
   if (own.device) {
+    require_supported(*own.device, own.passes.compute);
+    install_device_tuner();
     own.passes.target.device = "cuda";
-    own.passes.target.strided = {"attention"};
+    own.passes.target.strided = {"attention", "attention_grad"};
+    own.passes.target.float8 = own.device->compute >= 89;
+    own.passes.target.few_rows = own.device->compute >= 80 ? 8 : 0;
   }
   if (!own.device && own.passes.int8 && own.passes.compute == DType::f32 && cpu_isa() >= Isa::amx) own.passes.compute = DType::bf16;
   PipelineResult passed = run_passes(graph, own.passes);

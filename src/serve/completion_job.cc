@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "serve/worker.h"
 
 namespace rhetor {
 namespace {
@@ -104,7 +105,8 @@ void CompletionJob::error(int status, std::string_view message, std::string_view
 
 void CompletionJob::failed(const std::exception& thrown) {
   if (!finished) log_warning("request {}: {}", id.id, thrown.what());
-  error(500, "internal error", "server_error");
+  const FailureReply told = failure_reply(thrown);
+  error(told.status, told.message, "server_error");
 }
 
 }  // namespace rhetor

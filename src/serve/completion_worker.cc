@@ -1,11 +1,15 @@
 #include "serve/completion_worker.h"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "cuda/cuda.h"
 #include "generate/batch_engine.h"
 #include "generate/chat_window.h"
 #include "serve/completion_job.h"
@@ -19,7 +23,7 @@ struct CompletionWorker::Impl : WorkerFrame {
         limits(l),
         metrics(all, {{"model", name}, {"task", "generate"}}),
         window(*model),
-        engine(new_engine()),
+        engine(new_engine(limits.slots)),
         slots(static_cast<int>(engine->slots())) {}
 
   const LanguageModelPtr model;
@@ -34,10 +38,13 @@ struct CompletionWorker::Impl : WorkerFrame {
   // The engine thread's own.
   std::unique_ptr<BatchEngine> engine;
   std::vector<CompletionJobPtr> jobs;  // in the engine
-  const int slots;
+  std::atomic<int> slots;              // fewer after the memory ran out
   std::thread thread;
 
-  std::unique_ptr<BatchEngine> new_engine() const { return std::make_unique<BatchEngine>(*model, limits.slots); }
+  std::exception_ptr short_of_memory;  // a sequence's failure in this step
+  // Compiled, with as many slots as there is memory for.
+  std::unique_ptr<BatchEngine> new_engine(int most) const;
+  void recover(const std::exception& error);
   void tokenise(CompletionJob& job) const;
   void work();
   bool admit(std::vector<CompletionJobPtr>& joining);
@@ -46,6 +53,20 @@ struct CompletionWorker::Impl : WorkerFrame {
   void step();
   void leave();
 };
+
+std::unique_ptr<BatchEngine> CompletionWorker::Impl::new_engine(int most) const {
+  while (true) {
+    try {
+      auto made = std::make_unique<BatchEngine>(*model, most);
+      made->prepare();
+      return made;
+    } catch (const std::exception& error) {
+      if (!is_out_of_memory(error) || most <= 1) throw;
+      log_warning("'{}' has no memory for {} answers at once ({}); it tries {}", name, most, error.what(), most / 2);
+      most /= 2;
+    }
+  }
+}
 
 // Everything that can be refused is refused here, before it takes a place in the queue.
 void CompletionWorker::Impl::tokenise(CompletionJob& job) const {
@@ -119,7 +140,7 @@ void CompletionWorker::Impl::work() {
 bool CompletionWorker::Impl::admit(std::vector<CompletionJobPtr>& joining) {
   std::unique_lock lock(mutex);
   running = static_cast<int>(jobs.size());
-  busy = static_cast<int>(std::min<std::int64_t>(slots, engine->running()));
+  busy = static_cast<int>(std::min<std::int64_t>(slots.load(), engine->running()));
   changed.wait(lock, [this] { return draining || !queue.empty() || !jobs.empty(); });
   const auto now = ServeClock::now();  // once: a thousand requests may wait
   std::erase_if(queue, [&](const CompletionJobPtr& job) { return give_up(*job, now, breaking); });
@@ -131,7 +152,7 @@ bool CompletionWorker::Impl::admit(std::vector<CompletionJobPtr>& joining) {
     queue.pop_front();
   }
   running = static_cast<int>(jobs.size() + joining.size());
-  busy = static_cast<int>(std::min<std::int64_t>(slots, engine->running()));
+  busy = static_cast<int>(std::min<std::int64_t>(slots.load(), engine->running()));
   return !draining || running > 0 || !queue.empty();
 }
 
@@ -173,10 +194,11 @@ void CompletionWorker::Impl::join(const CompletionJobPtr& job) {
           .sampling = job->request.sampling,
           .on_done = [this, job, i](const Generation& result) { job->done(i, result, metrics); },
           .on_error =
-              [job](std::exception_ptr thrown) {
+              [this, job](std::exception_ptr thrown) {
                 try {
                   std::rethrow_exception(thrown);
                 } catch (const std::exception& error) {
+                  if (is_out_of_memory(error)) short_of_memory = thrown;
                   job->failed(error);
                 }
               },
@@ -194,16 +216,38 @@ void CompletionWorker::Impl::join(const CompletionJobPtr& job) {
   jobs.push_back(job);  // also one that failed: leave() takes its sequences out
 }
 
+// Out of memory, a lost GPU or a bug of ours: nobody's answer can be trusted to go on. The next requests begin afresh, in smaller batches if
+// it was memory.
+void CompletionWorker::Impl::recover(const std::exception& error) {
+  for (const CompletionJobPtr& job : jobs) {
+    job->failed(error);
+    for (const BatchEngine::Id sequence : job->sequences) engine->cancel(sequence);
+  }
+  jobs.clear();
+  if (!lost_device().empty()) return;  // nothing can be built any more; the program ends
+  const int before = slots;
+  engine.reset();  // what it holds is needed by the next one
+  if (!is_out_of_memory(error) || before == 1) {
+    engine = std::make_unique<BatchEngine>(*model, before);
+    return;
+  }
+  try {
+    engine = new_engine(before / 2);
+  } catch (const std::exception&) {
+    engine = std::make_unique<BatchEngine>(*model, 1);  // asks for memory at the next request, when there may be some
+  }
+  slots = static_cast<int>(engine->slots());
+  log_warning("'{}' ran out of memory with {} answers at once ({}); from now on it computes {}", name, before, error.what(), slots.load());
+}
+
 void CompletionWorker::Impl::step() {
   if (const std::int64_t sequences = engine->running() + engine->waiting(); sequences > 0)
-    metrics.batch.observe(static_cast<double>(std::min<std::int64_t>(slots, sequences)));
+    metrics.batch.observe(static_cast<double>(std::min<std::int64_t>(slots.load(), sequences)));
   try {
     engine->step();
+    if (short_of_memory) std::rethrow_exception(std::exchange(short_of_memory, nullptr));
   } catch (const std::exception& error) {
-    // Out of memory or a bug of ours: nobody's answer can be trusted to go on. The next requests begin afresh.
-    for (const CompletionJobPtr& job : jobs) job->failed(error);
-    jobs.clear();
-    engine = new_engine();
+    recover(error);
   }
   for (const CompletionJobPtr& job : jobs) {
     if (job->finished) took(job->started);
@@ -215,7 +259,6 @@ void CompletionWorker::Impl::step() {
 
 CompletionWorker::CompletionWorker(LanguageModelPtr model, std::string name, WorkerLimits limits, Metrics& metrics)
     : impl_(std::make_unique<Impl>(std::move(model), std::move(name), limits, metrics)) {
-  impl_->engine->prepare();
   add_worker_gauges(metrics, impl_->metrics.labels, *this);
   impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cuda/cuda.h"
 #include "serve/api.h"
 
 namespace rhetor {
@@ -36,10 +37,11 @@ struct Job {
   }
   void failed(const std::exception& thrown) {
     if (const auto* known = dynamic_cast<const Error*>(&thrown);
-        known && (known->kind() == ErrorKind::invalid || known->kind() == ErrorKind::unsupported))
+        known && lost_device().empty() && (known->kind() == ErrorKind::invalid || known->kind() == ErrorKind::unsupported))
       return error(400, known->what(), "invalid_request_error");
     log_warning("an encoder request: {}", thrown.what());
-    error(500, "internal error", "server_error");
+    const FailureReply told = failure_reply(thrown);
+    error(told.status, told.message, "server_error");
   }
 };
 using JobPtr = std::shared_ptr<Job>;
@@ -108,6 +110,7 @@ struct EncoderWorker::Impl : WorkerFrame {
   bool give_up(Job& job, bool broken_off);
   bool examine(Job& job);
   void compute(const std::vector<Part>& parts);
+  void compute_smaller(const std::vector<Part>& parts);
   void keep(const std::vector<Part>& parts, EncoderResult& all);
   void answer(Job& job);
 };
@@ -237,8 +240,23 @@ void EncoderWorker::Impl::compute(const std::vector<Part>& parts) {
     }
     keep(parts, all);
   } catch (const std::exception& error) {
+    if (is_out_of_memory(error) && pairs.size() > 1) return compute_smaller(parts);
     for (const Part& part : parts) part.job->failed(error);
   }
+}
+
+// What was too much at once, in two halves.
+void EncoderWorker::Impl::compute_smaller(const std::vector<Part>& parts) {
+  if (parts.size() > 1) {
+    const auto middle = parts.begin() + static_cast<std::ptrdiff_t>(parts.size() / 2);
+    compute(std::vector<Part>(parts.begin(), middle));
+    compute(std::vector<Part>(middle, parts.end()));
+    return;
+  }
+  const Part& part = parts[0];
+  const std::size_t half = part.count / 2;
+  compute(std::vector<Part>{Part{part.job, part.begin, half}});
+  if (!part.job->finished) compute(std::vector<Part>{Part{part.job, part.begin + half, part.count - half}});
 }
 
 void EncoderWorker::Impl::keep(const std::vector<Part>& parts, EncoderResult& all) {

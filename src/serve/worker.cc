@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "base/error.h"
+#include "cuda/cuda.h"
 #include "serve/api.h"
 
 namespace rhetor {
@@ -40,6 +42,17 @@ void send_error(const ResponderPtr& reply, int status, std::string_view message,
   if (status == 429 || status == 503) reply->add_header("Retry-After", fmt::format("{}", retry_after_s));
   if (status == 401) reply->add_header("WWW-Authenticate", "Bearer");
   reply->send(status, "application/json", error_json(message, type, code));
+}
+
+bool is_out_of_memory(const std::exception& error) {
+  const auto* known = dynamic_cast<const Error*>(&error);
+  return (known && known->kind() == ErrorKind::resource) || dynamic_cast<const std::bad_alloc*>(&error);
+}
+
+FailureReply failure_reply(const std::exception& error) {
+  if (!lost_device().empty()) return {503, "the service lost its GPU and stops"};
+  if (is_out_of_memory(error)) return {503, "the service ran out of memory; it goes on with smaller batches, so send the request again"};
+  return {500, "internal error"};
 }
 
 void send_queue_full(const ResponderPtr& reply, int waiting, int slots, double mean_seconds) {

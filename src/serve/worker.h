@@ -44,6 +44,15 @@ class Worker {
   }
 };
 
+// A failure that a smaller batch may not meet.
+bool is_out_of_memory(const std::exception& error);
+// What a client is told of a failure that is not its own: 503 where another try may succeed, or the device is gone; else 500.
+struct FailureReply {
+  int status;
+  std::string message;
+};
+FailureReply failure_reply(const std::exception& error);
+
 using ServeClock = std::chrono::steady_clock;
 inline double seconds_between(ServeClock::time_point a, ServeClock::time_point b) {
   return std::chrono::duration<double>(b - a).count();
