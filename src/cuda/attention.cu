@@ -15,7 +15,6 @@ __global__ void __launch_bounds__(32 * kWarps) general_forward(AttentionProblem 
   const int i0 = static_cast<int>(item % groups) * R, h = static_cast<int>(item / groups % a.h), b = static_cast<int>(item / groups / a.h);
   const T* k = static_cast<const T*>(p.k) + key_in(a, b, 0, h / (a.h / a.g), a.k_token);
   const T* v = static_cast<const T*>(p.v) + key_in(a, b, 0, h / (a.h / a.g), a.v_token);
-  const std::int64_t stride = static_cast<std::int64_t>(a.g) * a.d;
   const A scale = static_cast<A>(a.scale), infinity = static_cast<A>(INFINITY);
   const T* q[R];
   int end[R], most = 0;
@@ -32,7 +31,7 @@ __global__ void __launch_bounds__(32 * kWarps) general_forward(AttentionProblem 
     for (int r = 0; r < R; ++r) top[r] = -infinity;
     for (int j0 = 0; j0 < most; j0 += 32) {
       A x[R];
-      dots<V>(q, k + min(j0 + lane, most - 1) * stride, a.d, x);
+      dots<V>(q, k + min(j0 + lane, most - 1) * a.k_token, a.d, x);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         const bool seen = j0 + lane < end[r];
@@ -48,7 +47,7 @@ __global__ void __launch_bounds__(32 * kWarps) general_forward(AttentionProblem 
         for (int c = 0; c < kSpread; ++c) acc[r][c] *= rescale;
       }
       const int keys = min(32, most - j0);
-      for (int j = 0; j < keys; ++j) add_row(x, j, v + (j0 + j) * stride, d0, a.d, acc);
+      for (int j = 0; j < keys; ++j) add_row(x, j, v + (j0 + j) * a.v_token, d0, a.d, acc);
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {

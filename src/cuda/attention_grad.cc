@@ -137,13 +137,6 @@ std::string refuse_mma(const KernelRequest& request) {
     if (elements % 8 != 0) return "a row does not begin at a multiple of 16 bytes";
   return "";
 }
-std::string refuse_wgmma(const KernelRequest& request) {
-  if (request.device->compute != 90) return "needs the matrix units of sm_90a";
-  if (std::string why = refuse_mma(request); !why.empty()) return why;
-  const int d = described(request).problem.d;
-  return d > 32 && d <= 64 ? "" : "the head is not of 40 to 64";
-}
-
 using Launcher = void (*)(const AttentionGradProblem&, const AttentionGradPointers&, void*, void*);
 template <Launcher launcher>
 Kernel prepare_matrix_units(const KernelRequest& request) {
@@ -163,12 +156,10 @@ Kernel prepare_matrix_units(const KernelRequest& request) {
 
 std::vector<KernelRow> attention_grad_rows() {
   return {{"attention_grad",
-           {{"cuda.attention_grad.wgmma", refuse_wgmma, prepare_matrix_units<attention_grad_wgmma>},
-            {"cuda.attention_grad.mma", refuse_mma, prepare_matrix_units<attention_grad_mma>},
+           {{"cuda.attention_grad.mma", refuse_mma, prepare_matrix_units<attention_grad_mma>},
             {"cuda.attention_grad", refuse_general, prepare_general}}},
           {"fused",
-           {{"cuda.fused_attention_grad.wgmma", refuse_wgmma, prepare_matrix_units<attention_grad_wgmma>},
-            {"cuda.fused_attention_grad.mma", refuse_mma, prepare_matrix_units<attention_grad_mma>},
+           {{"cuda.fused_attention_grad.mma", refuse_mma, prepare_matrix_units<attention_grad_mma>},
             {"cuda.fused_attention_grad", refuse_general, prepare_general}}}};
 }
 

@@ -36,8 +36,7 @@ void attention_step(const AttentionProblem& a, const AttentionPointers& p, const
 
 // delta_i = d_o_i . o_i, f32 [B,H,S].
 void attention_delta(const AttentionProblem& a, const void* o, const void* d_o, float* delta, void* stream);
-// scratch: delta. The second: sm_90a, heads of 40 to 64.
-void attention_grad_wgmma(const AttentionGradProblem& a, const AttentionGradPointers& p, void* scratch, void* stream);
+// scratch: delta.
 void attention_grad_mma(const AttentionGradProblem& a, const AttentionGradPointers& p, void* scratch, void* stream);
 
 // Calls f with the padded head size as a type with a `value`.

@@ -253,7 +253,6 @@ ExecutablePtr compile(const Graph& graph, const Weights& weights, const CompileO
     install_device_tuner();
     own.passes.target.device = "cuda";
     own.passes.target.strided = {"attention", "attention_grad"};
-    own.passes.target.float8 = own.device->compute >= 89;
     own.passes.target.few_rows = own.device->compute >= 80 ? 8 : 0;
   }
   if (!own.device && own.passes.int8 && own.passes.compute == DType::f32 && cpu_isa() >= Isa::amx) own.passes.compute = DType::bf16;
