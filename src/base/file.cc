@@ -245,6 +245,25 @@ std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
+std::uint64_t hash64_of_file(const std::filesystem::path& path) {
+  struct stat info {};
+  const int fd = open_for_reading(path, info);
+  XXH3_state_t* state = XXH3_createState();
+  XXH3_64bits_reset(state);
+  std::vector<char> piece(std::size_t{1} << 20);
+  ssize_t got = 0;
+  do {
+    got = ::read(fd, piece.data(), piece.size());
+    if (got > 0) XXH3_64bits_update(state, piece.data(), static_cast<std::size_t>(got));
+  } while (got > 0 || (got < 0 && errno == EINTR));
+  const int code = errno;
+  const std::uint64_t hash = XXH3_64bits_digest(state);
+  XXH3_freeState(state);
+  ::close(fd);
+  if (got < 0) fail_errno("read", path, code);
+  return hash;
+}
+
 Hash128 hash128(std::span<const std::byte> bytes) {
   const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
   return {hash.low64, hash.high64};

@@ -82,6 +82,8 @@ class FolderGuard {
 
 // XXH3 64-bit hash of bytes: checksums of plan files and checkpoints.
 std::uint64_t hash64(std::span<const std::byte> bytes, std::uint64_t seed = 0);
+// The same of a whole file, read piece by piece: it takes no memory, whatever the file's size. Fails as MappedFile::open() does.
+std::uint64_t hash64_of_file(const std::filesystem::path& path);
 // XXH3 128-bit hash: for content that is known by its hash alone.
 struct Hash128 {
   std::uint64_t low = 0, high = 0;

@@ -159,6 +159,16 @@ TEST_F(FileTest, AWriteRemovesWhatKilledWritersOfTheSameFileLeft) {
   EXPECT_TRUE(fs::exists(other) && fs::exists(alive));
 }
 
+TEST_F(FileTest, HashesInPieces) {
+  for (const std::size_t size : {0u, 5u, (1u << 20) - 1, 1u << 20, 3'000'001u}) {   // a file in pieces
+    std::string text(size, 'x');
+    for (std::size_t i = 0; i < size; i += 7) text[i] = static_cast<char>(i);
+    write_file_atomic(folder_ / "f", text);
+    EXPECT_EQ(hash64_of_file(folder_ / "f"), hash64(text)) << size;
+  }
+  EXPECT_THROW(hash64_of_file(folder_ / "none"), Error);
+}
+
 TEST(File, HashIsStable) {
   EXPECT_EQ(hash64(""), 0x2d06800538d394c2ull);  // XXH3-64 of nothing, seed 0
   EXPECT_NE(hash64("a"), hash64("b"));

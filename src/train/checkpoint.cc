@@ -61,7 +61,14 @@ std::string states_name(int rank, int ranks) {
   return ranks == 1 ? "state.safetensors" : fmt::format("state-{}-of-{}.safetensors", rank, ranks);
 }
 
-std::uint64_t file_hash(const fs::path& path) { return hash64(MappedFile::open(path)->bytes()); }
+// What a write needs and what its disk has, for the sentence about one that failed.
+std::string room_for(const fs::path& folder, const std::map<std::string, Tensor>& tensors) {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors) bytes += tensor.bytes();
+  std::error_code unknown;
+  const fs::space_info disk = fs::space(folder, unknown);
+  return fmt::format(" (it needs {} bytes{})", bytes, unknown ? "" : fmt::format(", {} are free there", disk.available));
+}
 
 json real(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 double real(const json& value) { return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>(); }
@@ -165,7 +172,7 @@ Checkpoint load_checkpoint(const fs::path& path) {
   for (int rank = 0; rank < ranks; ++rank) {
     const fs::path states = path / states_name(rank, ranks);
     const std::string& own = expected[static_cast<std::size_t>(rank)];
-    if (const std::string found = hex(file_hash(states)); found != own)
+    if (const std::string found = hex(hash64_of_file(states)); found != own)
       fail("{}: its checksum is {}, expected {}; the file is damaged", states.string(), found, own);
     for (auto& [name, tensor] : load_safetensors(states).tensors) parts[name].push_back(tensor);
   }
@@ -291,8 +298,13 @@ void write_checkpoint(const fs::path& run_folder, const TrainerState& state, con
       std::map<std::string, Tensor> own;
       for (const auto& [name, tensor] : tensors)
         if (rank == 0 || parts.cut.contains(name)) own[name] = tensor;
-      save_safetensors(temporary / states_name(rank, ranks), own);
-      hash = file_hash(temporary / states_name(rank, ranks));
+      try {
+        save_safetensors(temporary / states_name(rank, ranks), own);
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::io) throw;
+        throw Error(ErrorKind::io, error.what() + room_for(temporary, own));
+      }
+      hash = hash64_of_file(temporary / states_name(rank, ranks));
     });
     const std::vector<std::uint64_t> hashes = gathered(parts.communicator, hash, "checkpoint checksums");
     on_all(parts.communicator, title, [&] {
@@ -345,7 +357,7 @@ struct CheckpointWriter::Impl {
       } catch (const std::exception& error) {
         message = error.what();
         log_line(LogLevel::error,
-                 fmt::format("the checkpoint of step {} was not written: {}. Training goes on; the former checkpoints are intact",
+                 fmt::format("the checkpoint of step {} was not written: {}. Training goes on and the next one is tried; the former checkpoints are intact",
                              state.step, message));
       }
       lock.lock();

@@ -38,6 +38,53 @@ TEST(Checkpoint, WritesReadsAndKeepsTheNewest) {
   EXPECT_EQ(found->tensors.at("w").data<float>()[1], -2.0f);
 }
 
+// Clocks of several hosts disagree: the newest one is the one of the highest step, whatever the times of the files say.
+TEST(Checkpoint, TimesOfFilesDecideNothing) {
+  ScratchFolder scratch;
+  TrainerState state;
+  state.recipe = "x";
+  const auto now = fs::file_time_type::clock::now();
+  for (const std::int64_t step : {5, 10, 15, 20}) {
+    state.step = step;
+    write_checkpoint(scratch.path(), state, {{"w", Tensor::scalar<float>(1)}}, 3);
+    const fs::path folder = scratch.path() / fmt::format("checkpoints/step-{}", step);
+    // The later the step, the older the files; those of step 5 lie in the future.
+    for (const auto& entry : fs::directory_iterator(folder)) fs::last_write_time(entry.path(), now + std::chrono::hours(24 * (7 - step)));
+    fs::last_write_time(folder, now + std::chrono::hours(24 * (7 - step)));
+  }
+  EXPECT_FALSE(fs::exists(scratch.path() / "checkpoints/step-5"));
+  EXPECT_EQ(load_newest_checkpoint(scratch.path())->state.step, 20);
+}
+
+// A disk without room: the writer says how much it wanted, keeps what is there, and succeeds when there is room again.
+TEST(Checkpoint, AFullDiskIsToldInBytesAndTriedAgain) {
+  ScratchFolder scratch;
+  const std::map<std::string, Tensor> tensors = {{"w", Tensor(DType::f32, Shape{50'000})}};
+  TrainerState state;
+  state.recipe = "x";
+  CheckpointWriter writer(scratch.path(), 2);
+  const auto write = [&](std::int64_t step) {
+    state.step = step;
+    writer.write(state, tensors);
+    writer.wait();
+    return writer.failure();
+  };
+  EXPECT_EQ(write(1), "");
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);   // the write then fails, as one to a full disk does
+  const rlimit small{100'000, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const std::string problem = write(2);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_THAT(problem, ::testing::HasSubstr("it needs 200000 bytes"));
+  EXPECT_THAT(problem, ::testing::HasSubstr("are free there"));
+  EXPECT_EQ(load_newest_checkpoint(scratch.path())->state.step, 1);
+  EXPECT_EQ(write(3), "");
+  EXPECT_EQ(load_newest_checkpoint(scratch.path())->state.step, 3);
+}
+
 // Whatever is wrong with the newest one, the one before it is used and the end result is the same.
 TEST(Checkpoint, ADamagedOneIsPassedOver) {
   ScratchFolder whole;

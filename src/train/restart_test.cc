@@ -90,7 +90,7 @@ TEST(Restart, OutOfMemoryNamesTheWayOut) {
   ErrorKind kind{};
   const std::string message = error_of(recipe, quiet(), &kind);
   EXPECT_EQ(kind, ErrorKind::resource);
-  for (const char* part : {"out of memory: a training step needs", "train.batch (it is 1048576", "train.memory_budget"}) EXPECT_THAT(message, HasSubstr(part));
+  for (const char* part : {"out of memory: a training step needs", "with train.accumulation = ", "train.batch (it is 1048576", "train.memory_budget"}) EXPECT_THAT(message, HasSubstr(part));
 }
 
 TEST(Restart, SizesAreRefusedBeforeTheTextIsRead) {

@@ -1,11 +1,10 @@
 #include "train/step.h"
 
-#include <sys/sysinfo.h>
-
 #include <cstring>
 
 #include "base/rng.h"
 #include "passes/grad.h"
+#include "train/step_memory.h"
 #include "train/storage.h"
 
 namespace rhetor {
@@ -74,16 +73,6 @@ std::set<std::string, std::less<>> sensitive_weights(const StepSpec& spec, const
 // Positive, as a seed is.
 std::int64_t seed_of(const Philox& word) { return static_cast<std::int64_t>((std::uint64_t{word[0]} << 31) ^ word[1]); }
 
-// Where memory is promised freely, an allocation that is far too large succeeds and the process is killed when it touches it.
-void require_memory(const Executable& executable) {
-  struct sysinfo machine {};
-  if (::sysinfo(&machine) != 0) return;
-  const double have = (static_cast<double>(machine.totalram) + static_cast<double>(machine.totalswap)) * machine.mem_unit;
-  const auto need = static_cast<double>(executable.report().arena_bytes + executable.report().state_bytes);
-  if (need > have)
-    fail(ErrorKind::resource, "out of memory: a training step needs {:.1f} GB, this machine has {:.1f}", need / 1e9, have / 1e9);
-}
-
 // A graph of nothing but the trained weights, with their init rules.
 Graph trained_inputs(const StepGraphs& graphs) {
   Graph out;
@@ -148,13 +137,39 @@ Stepper::Stepper(const StepSpec& spec, const CompileOptions& options, const Rank
   if (spec.accumulation > 1) update_ = std::make_unique<Session>(compile(ranks_.graph(graphs_.update), {}, options_), states_);
 }
 
+// Where memory is promised freely, an allocation that is far too large succeeds and the process is killed when it touches it.
+void Stepper::require_memory(const Executable& executable) const {
+  const bool first = train_.size() <= 1;   // the states of a device are taken with the first session
+  const MemoryHere here = memory_here(options_.device);
+  // With micro-batches the graph of one knows no moments, but it has the sums of gradients.
+  const auto states = [&](const StepGraphs& graphs, std::int64_t accumulation) {
+    std::uint64_t bytes = 0;
+    for (const auto& [name, type] : graphs.states) bytes += ranks_.part_type(name, type).bytes();
+    if (accumulation > 1)
+      for (const auto& [name, type] : graphs.weights) bytes += ranks_.part_type("grad." + name, type).bytes();
+    return bytes;
+  };
+  const std::uint64_t need = session_bytes(executable) + (first || !options_.device ? states(graphs_, spec_.accumulation) : 0);
+  if (here.bytes == 0 || need <= here.bytes) return;
+  std::string fits;
+  if (first && spec_.tokens == 0)
+    fits = "; " + what_fits(spec_.batch, spec_.accumulation, ranks_.size(), here.bytes, [&](std::int64_t batch, std::int64_t accumulation) {
+      StepSpec spec = spec_;
+      spec.batch = batch;
+      spec.accumulation = accumulation;
+      const StepGraphs graphs = build_step(spec);
+      return session_bytes(*compile(ranks_.graph(graphs.train), spec.frozen, options_)) + states(graphs, accumulation);
+    });
+  fail(ErrorKind::resource, "out of memory: a training step needs {} bytes and {} {}{}", need, here.what, here.bytes, fits);
+}
+
 Session& Stepper::train_session(std::int64_t seq) {
   auto& session = train_[seq];
   if (!session) {
     StepSpec spec = spec_;
     spec.seq = seq;
     const ExecutablePtr executable = compile(ranks_.graph(seq == spec_.seq ? graphs_.train : build_step(spec).train), spec_.frozen, options_);
-    require_memory(*executable);
+    require_memory(*executable);   // before the session takes any
     session = std::make_unique<Session>(executable, states_);
   }
   return *session;

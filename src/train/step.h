@@ -85,6 +85,8 @@ class Stepper {
 
  private:
   void fill(Session& session, const NamedTensors& batch, std::int64_t part, std::int64_t parts);
+  // Fails with the bytes needed, those there are, and what would fit.
+  void require_memory(const Executable& executable) const;
   Session& train_session(std::int64_t seq);
   Session& evaluate_session(std::int64_t seq);
 

@@ -190,6 +190,7 @@ void Run::save_checkpoint() {
   if (!metrics_found_.empty()) state_.last_metrics = metrics_found_;
   state_.seconds = seconds_before_ + seconds_since(started_);
   state_.metrics_bytes = metrics_ ? metrics_->bytes() : 0;
+  writer_->wait();   // before the copy is made: there is never more than one
   writer_->write(state_, stepper_->snapshot());
 }
 

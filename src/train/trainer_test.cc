@@ -53,6 +53,20 @@ TEST(Trainer, AStoppedRunGoesOnBitForBit) {
   EXPECT_EQ(weight_bytes(whole.folder), weight_bytes(pieces.folder));
 }
 
+TEST(Trainer, TheSameSeedGivesTheSameBits) {
+  ScratchFolder a, b, c;
+  Recipe first = toy_recipe(a.path()), second = toy_recipe(b.path()), other = toy_recipe(c.path());
+  first.dropout = second.dropout = other.dropout = 0.1;
+  other.seed = 2;
+  for (const Recipe* recipe : {&first, &second, &other}) train(*recipe, quiet());
+  const auto losses = [](const Recipe& recipe) { return metrics_without_timings(recipe.folder + "/metrics.jsonl"); };
+  const auto saved = [](const Recipe& recipe) { return read_file(recipe.folder + "/checkpoints/step-20/state.safetensors"); };
+  EXPECT_EQ(losses(first), losses(second));
+  EXPECT_EQ(saved(first), saved(second));
+  EXPECT_NE(losses(first), losses(other));
+  EXPECT_NE(saved(first), saved(other));
+}
+
 TEST(Trainer, AnInterruptSavesAndStops) {
   ScratchFolder a, b;
   Recipe whole = toy_recipe(a.path()), cut = toy_recipe(b.path());
