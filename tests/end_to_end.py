@@ -30,7 +30,7 @@ class Newcomer(unittest.TestCase):
             self.assertIn("Examples:", page)
         refused("sevre", says="did you mean 'serve'")
         refused("train", "--frehs", says="did you mean --fresh")
-        refused("bench", "models", says="ops, model, train or generate")
+        refused("bench", "models", says="ops, model, train, generate or tune")
 
     def test_quickstart(self):
         folder = model()
