@@ -12,7 +12,7 @@ namespace rhetor {
 namespace {
 
 // A way must be this much faster, twice: less is noise.
-constexpr double kWorthwhile = 0.97;
+constexpr double kLeastGain = 0.97;
 constexpr double kPatience = 30;  // seconds for one way; the first includes the start of the driver
 
 std::mutex guard;
@@ -73,12 +73,12 @@ int choose_way(int device, const std::string& problem, const std::vector<CudaWay
     if (ways[i].rounding != ways[0].rounding) continue;
     const std::optional<CudaTrial> trial = worker->ask(device, ways[i].name, problem, why);
     if (!trial) log_warning("tuning '{}': the way '{}' loses: {}", problem, ways[i].name, why);
-    else if (trial->hash == standard->hash && trial->us < kWorthwhile * standard->us && trial->us < best.best_us)
+    else if (trial->hash == standard->hash && trial->us < kLeastGain * standard->us && trial->us < best.best_us)
       best.kernel = ways[i].name, best.best_us = trial->us;
   }
   if (best.kernel != ways[0].name) {
     const auto once_more = worker->ask(device, ways[0].name, problem, why), other = worker->ask(device, best.kernel, problem, why);
-    if (!once_more || !other || other->hash != standard->hash || other->us >= kWorthwhile * once_more->us)
+    if (!once_more || !other || other->hash != standard->hash || other->us >= kLeastGain * once_more->us)
       best = {.kernel = ways[0].name, .default_us = standard->us, .best_us = standard->us};
   }
   cache.put(key, best);
