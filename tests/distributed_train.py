@@ -230,6 +230,20 @@ def a_killed_rank(place):
     return f"named after {took:.2f} s: {said.strip()}"
 
 
+def a_slow_rank(place):
+    processes = place.tcp("slow", 2, lambda rank: ["train.steps=140"])
+    place.wait_for_step("slow", 2)
+    while processes[1].poll() is None:  # rank 1 gets a quarter of its time, in pieces shorter than a step
+        processes[1].send_signal(signal.SIGSTOP)
+        time.sleep(0.006)
+        processes[1].send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+    assert [p.wait(60) for p in processes] == [0, 0], place.log("slow", 0)
+    said = re.search(r"step \d+: rank 1 is slow: the others waited .*", place.log("slow", 0))
+    assert said, place.log("slow", 0)
+    return said.group(0)
+
+
 def ranks_that_disagree(place):
     processes = place.tcp("recipes", 2, lambda rank: [f"train.lr=0.00{rank + 1}"])
     assert (ended := [p.wait(60) for p in processes]) == [1, 1], ended
@@ -247,7 +261,7 @@ def ranks_that_disagree(place):
 
 def main():
     failed = 0
-    cases = [same_weights_however_launched, mpi_ranks, slurm_ranks, sigterm_saves_on_all_ranks, a_killed_rank, ranks_that_disagree]
+    cases = [same_weights_however_launched, mpi_ranks, slurm_ranks, sigterm_saves_on_all_ranks, a_killed_rank, a_slow_rank, ranks_that_disagree]
     wanted = sys.argv[1:]
     for case in cases:
         if wanted and not any(word in case.__name__ for word in wanted):

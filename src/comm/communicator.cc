@@ -120,7 +120,10 @@ std::string slow_rank(const WaitStats& stats, double elapsed) {
   if (stats.ranks.empty() || stats.collectives == 0) return "";
   const auto worst = std::max_element(stats.ranks.begin(), stats.ranks.end(),
                                       [](const RankWait& a, const RankWait& b) { return a.seconds < b.seconds; });
-  if (2 * worst->last < stats.collectives || worst->seconds < 0.1 * elapsed) return "";
+  double next = 0;
+  for (const RankWait& rank : stats.ranks)
+    if (&rank != &*worst) next = std::max(next, rank.seconds);
+  if (worst->seconds < 2 * next || worst->seconds < 0.1 * elapsed) return "";
   return fmt::format("rank {} is slow: the others waited {:.2f} s of {:.2f} s for it (it came last to {} of {} collectives, "
                      "at worst by {:.0f} ms)",
                      worst - stats.ranks.begin(), worst->seconds, elapsed, worst->last, stats.collectives, worst->longest * 1e3);

@@ -180,8 +180,8 @@ class Communicator {
 
 // What all ranks saw, in one collective: for each rank the longest that any other waited for it in all. The same on every rank.
 WaitStats gather_waits(Communicator& communicator);
-// A sentence that names the rank the others keep waiting for, or nothing when none stands out (it came last to at least half of the
-// collectives and took at least a tenth of `elapsed` seconds).
+// A sentence that names the rank the others keep waiting for, or nothing when none stands out (they waited for it a tenth of `elapsed`
+// seconds or more, and twice as long as for any other).
 std::string slow_rank(const WaitStats& stats, double elapsed);
 
 }  // namespace rhetor

@@ -58,6 +58,8 @@ class Run {
     bool stop = false, skip_save = false;
   };
   Wishes agree(Wishes own) const;
+  // Says now and then, after `steps` of this process, which rank the others keep waiting for, if one stands out.
+  void name_slow_rank(std::int64_t steps);
   void load_data(TokenizerPtr known);
   std::uint64_t data_hash() const {
     const std::uint64_t hash = task_ ? task_->hash() : data_.hash;
@@ -104,6 +106,7 @@ class Run {
   std::optional<CheckpointWriter> writer_;
   MetricsHistory history_;
   TrainerState state_;
+  Clock::time_point joined_;   // the other ranks; waits for them count from here
   Clock::time_point started_;  // of this process's training; state_.seconds holds what came before
   double seconds_before_ = 0, data_waited_ = 0, rate_ = 0;
   std::int64_t checkpoint_step_ = -1;

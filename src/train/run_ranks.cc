@@ -6,6 +6,7 @@
 namespace rhetor {
 
 void Run::join_ranks() {
+  joined_ = Clock::now();
   if (ranks_.size() > 1) {
     // What each sees alone comes first: it is then said by every rank, not by the fastest.
     if (recipe_.batch % ranks_.size())
@@ -56,6 +57,13 @@ Run::Wishes Run::agree(Wishes own) const {
   const std::int32_t all = ranks_.most(own.stop ? 2 : 0, "stop after this step");
   const std::int32_t busy = ranks_.most(own.skip_save ? 1 : 0, "checkpoint being written");
   return {all != 0, busy != 0};
+}
+
+void Run::name_slow_rank(std::int64_t steps) {
+  constexpr std::int64_t kFirst = 32;   // then after twice as many steps each time: a long run is not told the same for ever
+  if (ranks_.size() == 1 || steps < kFirst || (steps & (steps - 1)) != 0) return;
+  const std::string slow = slow_rank(gather_waits(*ranks_.communicator), seconds_since(joined_));
+  if (!slow.empty()) line_.note(fmt::format("step {}: {}", state_.step, slow));
 }
 
 TrainResult train_on_threads(const Recipe& recipe, const TrainOptions& options, int ranks) {

@@ -237,6 +237,7 @@ TrainResult Run::train() {
           state_.steps = state_.step;
         }
       }
+      name_slow_rank(state_.step - begin);
       const Wishes wishes = agree({.stop = g_interrupted != 0, .skip_save = writer_->busy()});
       result.stopped =
           state_.step < state_.steps &&
